@@ -1,0 +1,52 @@
+// formats/tensor_file.h: a model file's named byte ranges and how they are encoded, whatever the container.
+// Refuses to know: what the names mean. Thread: immutable after opening; any thread may read.
+// Neighbours: safetensors.cc and gguf.cc make it, worker/model reads tensors, text reads a GGUF's metadata.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "services/status.h"
+
+namespace phalanx::formats {
+
+// Element encodings. The quantised ones are GGUF's blocks (sizes in gguf.cc).
+enum class Encoding { kF32, kF16, kBF16, kI8, kU8, kI32, kI64, kQ8_0, kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ4_K, kQ5_K, kQ6_K };
+
+const char* EncodingName(Encoding encoding);
+// Bytes of `count` elements; count must be a multiple of the encoding's block (1, 32 or 256).
+uint64_t EncodedBytes(Encoding encoding, uint64_t count);
+// Elements of one block: 1, 32 or 256.
+int BlockElements(Encoding encoding);
+
+// Decodes `count` elements to fp32. Bit-equal to the published `gguf` package for the block encodings.
+// Errors: kUnimplemented for integer encodings.
+absl::Status DecodeToF32(Encoding encoding, const void* bytes, uint64_t count, float* out);
+
+struct TensorRange {
+  std::string name;
+  Encoding encoding;
+  std::vector<int64_t> shape;       // slowest dimension first, in both containers
+  std::string_view bytes;           // memory-mapped; lives as long as the file
+};
+
+// A read-only memory-mapped file.
+class MappedFile {
+ public:
+  static absl::StatusOr<std::shared_ptr<MappedFile>> Open(const std::string& path);
+  ~MappedFile();
+  std::string_view bytes() const { return bytes_; }
+  const std::string& path() const { return path_; }
+
+ private:
+  MappedFile() = default;
+  std::string path_;
+  std::string_view bytes_;
+};
+
+}  // namespace phalanx::formats

@@ -1,0 +1,35 @@
+// worker/exec/executor.h: makes the executor that runs plans on a kernel table: KV vault, inputs, forward pass, sampling.
+// Refuses to know: why a sequence was chosen. Thread: the engine thread.
+// Neighbours: worker/main.cc makes it, worker/engine.cc calls it through core::Executor.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "kernels/kernels.h"
+#include "services/status.h"
+#include "worker/core/executor.h"
+#include "worker/model/model.h"
+
+namespace phalanx::worker::exec {
+
+struct ExecutorOptions {
+  std::string model_path;                 // folder or .gguf
+  kernels::DType dtype = kernels::kBF16;  // kBF16 or kF32
+  kernels::DType kv_dtype = kernels::kBF16;
+  int32_t max_model_len = 0;              // > 0, decided by the caller from flags and config
+  int32_t max_num_seqs = 256;
+  int32_t max_num_batched_tokens = 2048;
+  int32_t block_size = 16;
+  uint64_t kv_cache_bytes = 0;            // 0 = from gpu_memory_utilization of free memory
+  double gpu_memory_utilization = 0.92;
+  std::function<void(double)> progress;   // loading, 0..1
+};
+
+// Loads the model, takes all memory, warms every path. Errors: the model's; kResourceExhausted if the KV cache would not hold one
+// sequence of max_model_len (says how much is needed and which flag helps).
+absl::StatusOr<std::unique_ptr<core::Executor>> MakeExecutor(const kernels::Table& table, kernels::Device* device,
+                                                             const ExecutorOptions& options);
+
+}  // namespace phalanx::worker::exec

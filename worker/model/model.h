@@ -1,0 +1,85 @@
+// worker/model/model.h: a loaded decoder: weights on a device and a forward pass over one step's rows.
+// Refuses to know: requests, scheduling, sampling. Thread: the engine thread (loading may use its own threads inside).
+// Neighbours: formats gives bytes by name, kernels does the arithmetic, worker/exec calls Forward.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/kernels.h"
+#include "services/status.h"
+
+namespace phalanx::worker::model {
+
+enum class RopeScaling { kNone, kLinear, kLlama3 };
+
+// The architecture's numbers, from config.json (both dialects) or GGUF metadata; checked.
+struct ModelConfig {
+  std::string architecture;     // "LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "MistralForCausalLM"
+  int32_t hidden_size = 0;
+  int32_t num_layers = 0;
+  int32_t num_heads = 0;
+  int32_t num_kv_heads = 0;
+  int32_t head_dim = 0;
+  int32_t intermediate_size = 0;
+  int32_t vocab_size = 0;       // rows of the embedding = width of the logits
+  int32_t max_position = 0;     // context the model was made for
+  float rms_norm_eps = 1e-6f;
+  bool tied_embeddings = false;
+  bool qkv_bias = false;
+  bool o_bias = false;
+  bool mlp_bias = false;
+  bool qk_norm = false;
+  int32_t sliding_window = 0;   // 0 = none
+  double rope_theta = 10000.0;
+  RopeScaling rope_scaling = RopeScaling::kNone;
+  double rope_factor = 1.0;
+  double rope_low_freq_factor = 1.0;
+  double rope_high_freq_factor = 4.0;
+  int32_t rope_original_max_position = 0;
+  std::vector<float> rope_freq_divisors;  // GGUF rope_freqs; empty = none
+  kernels::DType checkpoint_dtype = kernels::kBF16;
+  std::vector<int32_t> eos_token_ids;     // union of config.json, generation_config.json and GGUF
+  int32_t bos_token_id = -1;
+};
+
+// Reads and checks the configuration of a model folder (Hugging Face layout) or a .gguf file, without weights.
+// Errors: kNotFound, kInvalidArgument (names file and field), kUnimplemented (names the architecture or feature).
+absl::StatusOr<ModelConfig> ReadModelConfig(const std::string& path);
+
+struct LoadOptions {
+  std::string path;                             // folder or .gguf
+  kernels::DType dtype = kernels::kBF16;        // model dtype: kBF16 or kF32
+  int32_t max_model_len = 0;                    // positions of the rotary table
+  int32_t max_step_tokens = 0;                  // rows of the largest step: sizes the workspaces
+  int32_t max_logit_rows = 0;                   // logits rows computed at once
+  std::function<void(double)> progress;         // 0..1, may be null; called from the loading thread
+};
+
+// Scratch and state that a forward pass needs from exec.
+struct ForwardInput {
+  const int32_t* token_ids;              // [num_tokens], device memory
+  kernels::StepLayout layout;
+  const kernels::KvLayer* kv;            // [num_layers]
+  const int32_t* logit_rows;             // [num_logit_rows] rows of this step whose logits are wanted, device memory
+  int32_t num_logit_rows;
+  kernels::Tensor logits;                // [num_logit_rows, vocab_size] f32 out
+};
+
+class Model {
+ public:
+  virtual ~Model() = default;
+  virtual const ModelConfig& config() const = 0;
+  virtual kernels::DType dtype() const = 0;
+  virtual uint64_t weight_bytes() const = 0;   // bytes on the device
+  // Runs all layers over the step's rows; fills the KV cache and the wanted logits rows. kInternal names the failed operation.
+  virtual absl::Status Forward(const ForwardInput& input, kernels::Stream stream) = 0;
+};
+
+// Loads weights onto `device`. Errors name the file and the tensor; nothing of the device stays taken.
+absl::StatusOr<std::unique_ptr<Model>> LoadModel(const kernels::Table& table, kernels::Device* device, const LoadOptions& options);
+
+}  // namespace phalanx::worker::model

@@ -14,6 +14,7 @@ struct TokenLogprob {
   int32_t id = 0;
   std::string bytes;
   float logprob = 0;
+  int32_t rank = 0;                        // 1-based place among all tokens
   bool has_logprob = true;                 // false: the first prompt token
   struct Top {
     int32_t id = 0;
@@ -34,6 +35,7 @@ struct ReplyPart {
   std::vector<int32_t> ids;                // tokens behind this part (for native clients)
   std::vector<TokenLogprob> logprobs;
   std::vector<TokenLogprob> prompt_logprobs;  // with the choice's first part, when asked for (echo)
+  std::vector<int32_t> prompt_ids;         // with the choice's first part, when return_token_ids was asked for
   std::string echo_text;                   // the prompt's text, with the first part of a completion with echo
   Finish finish = Finish::kNone;
   std::string stop_string;                 // the stop string that matched

@@ -51,6 +51,7 @@ struct Draft {
   std::string cache_salt;
   int64_t priority = 0;
   bool stream = false;
+  bool return_token_ids = false;            // vLLM: parts carry ids, the first one the prompt's ids too
   SamplingDraft sampling;
 };
 

@@ -3,7 +3,11 @@
 // Neighbours: every door calls Validate before the handler; a ValidRequest proves that it was done.
 #pragma once
 
+#include <cstdint>
+#include <optional>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "router/core/request.h"
@@ -36,7 +40,7 @@ struct ValidSampling {
   int32_t top_k = 0;
   std::optional<uint64_t> seed;            // absent: the relay draws one
   int32_t n = 1;
-  std::optional<int32_t> max_tokens;       // absent: fill the context (chat); completions default to 16
+  std::optional<int32_t> max_tokens;       // absent: fill the context (chat); completions default to 16; 0 only with echo
   int32_t min_tokens = 0;
   int32_t logprobs = -1;                   // -1 none, 0 chosen only, N top N
   int32_t prompt_logprobs = -1;
@@ -54,6 +58,11 @@ struct ValidRequest {
 
 // Errors: kNotFound for an unknown model; kInvalidArgument for the rest. The field's name is the payload kFieldPayload of the status.
 absl::StatusOr<ValidRequest> Validate(Draft draft, const Limits& limits);
+
+// The served name that `model` means ("" = the first). Errors: kNotFound with code model_not_found.
+absl::StatusOr<std::string> ServedName(const std::string& model, const Limits& limits);
+// Every id in [0, vocab_size). Errors: kInvalidArgument that names `field`.
+absl::Status CheckTokenIds(std::string_view field, const std::vector<int64_t>& ids, const Limits& limits);
 
 // A kInvalidArgument that names its field; FieldOf reads the name back ("" if none).
 absl::Status FieldError(std::string_view field, std::string_view message);

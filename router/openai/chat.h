@@ -1,0 +1,20 @@
+// router/openai/chat.h: POST /v1/chat/completions: body to draft, reply parts to JSON or SSE.
+// Refuses to know: gRPC, workers, templates. Thread: ParseChat is pure; a writer belongs to one reply.
+// Neighbours: sampling_fields (shared fields), reply_writer.h (the interface), router/rpc calls both.
+#pragma once
+
+#include <memory>
+#include <string_view>
+
+#include "router/openai/form.h"
+#include "router/openai/reply_writer.h"
+#include "services/status.h"
+
+namespace phalanx::router::openai {
+
+// Errors: kInvalidArgument with the field's name (core::FieldOf) and one clear sentence. Ranges are core::Validate's task.
+absl::StatusOr<ParsedRequest> ParseChat(std::string_view body);
+
+std::unique_ptr<ReplyWriter> MakeChatWriter(const ReplyForm& form, const ReplyHead& head, const WriteOptions& options);
+
+}  // namespace phalanx::router::openai

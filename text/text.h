@@ -26,7 +26,9 @@ class Tokenizer {
 
   // Errors: kInvalidArgument on invalid UTF-8.
   absl::StatusOr<std::vector<int32_t>> Encode(std::string_view utf8, SpecialTokens special) const;
-  // Whole decode of ids, as HF `decode(ids, skip_special_tokens)`. Unknown ids decode to nothing.
+  // Whole decode of ids, as HF `decode(ids, skip_special_tokens)`. Unknown ids decode to nothing. One difference: a run of
+  // byte-fallback tokens that mixes whole characters with invalid bytes keeps the characters (the library gives up the whole
+  // run, which no stream could know in time).
   std::string Decode(const std::vector<int32_t>& ids, bool skip_special) const;
 
   int32_t vocab_size() const;                                   // ids are in [0, vocab_size), added tokens included
@@ -41,6 +43,8 @@ class Tokenizer {
 
  private:
   friend class Detokenizer;
+  friend class ChatTemplate;
+  friend class GrammarEnv;
   Tokenizer();
   struct Impl;
   std::unique_ptr<Impl> impl_;
@@ -51,6 +55,8 @@ class Detokenizer {
  public:
   struct Options {
     bool skip_special = true;
+    // The ids follow a prompt: a decoder that strips the first space of a text (Llama 2, Mistral v1) keeps it here.
+    bool after_prompt = false;
   };
   Detokenizer(std::shared_ptr<const Tokenizer> tokenizer, Options options);
   ~Detokenizer();
@@ -65,9 +71,11 @@ class Detokenizer {
   std::unique_ptr<Impl> impl_;
 };
 
-// What a template sees. JSON texts are passed as they are (key order kept); empty = undefined (tools: None).
+// What a template sees. JSON texts are passed as they are (key order kept); empty = None for tools. Changed on the way in:
+// tool-call arguments given as JSON strings become objects; absent or null content becomes ""; content parts become one string
+// joined by newlines where the template only takes strings (other types than text are refused).
 struct TemplateInput {
-  std::string messages_json;               // array of message objects; tool-call arguments given as JSON strings become objects
+  std::string messages_json;               // array of message objects
   std::string tools_json;                  // array or empty
   std::string kwargs_json;                 // object or empty: chat_template_kwargs; may not overwrite internal names
   bool add_generation_prompt = true;

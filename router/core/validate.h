@@ -29,6 +29,7 @@ struct Limits {
   int32_t max_logprobs = 20;               // -1 = all the kernel table gives (64)
   int64_t max_n = 128;
   int64_t max_prompts = 128;
+  int64_t max_choices = 1024;              // prompts x n
   int64_t max_stops = 16;
   int64_t max_stop_bytes = 1024;
   GenerationDefaults defaults;

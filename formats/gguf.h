@@ -18,6 +18,9 @@ class GgufFile {
   // Errors: kNotFound, kInvalidArgument naming the file and the key or tensor, kUnimplemented naming a tensor type.
   static absl::StatusOr<std::unique_ptr<GgufFile>> Open(const std::string& path);
 
+  // The same checks on a file that is already mapped or lies in memory.
+  static absl::StatusOr<std::unique_ptr<GgufFile>> Parse(std::shared_ptr<MappedFile> file);
+
   const std::string& path() const { return file_->path(); }
   const std::map<std::string, GgufValue, std::less<>>& metadata() const { return metadata_; }
   const std::map<std::string, TensorRange, std::less<>>& tensors() const { return tensors_; }

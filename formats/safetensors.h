@@ -14,12 +14,19 @@ class SafetensorsCheckpoint {
   // Errors: kNotFound; kInvalidArgument naming file and tensor.
   static absl::StatusOr<std::unique_ptr<SafetensorsCheckpoint>> Open(const std::string& path);
 
+  // The same checks on one file that is already mapped or lies in memory.
+  static absl::StatusOr<std::unique_ptr<SafetensorsCheckpoint>> Parse(std::shared_ptr<MappedFile> file);
+
   const std::map<std::string, TensorRange, std::less<>>& tensors() const { return tensors_; }
+  // Asks the kernel to read all files ahead; does not wait.
+  void WillNeed() const;
   // The file a tensor lies in, for error messages.
   const std::string& FileOf(std::string_view tensor) const;
 
  private:
   SafetensorsCheckpoint() = default;
+  absl::Status AddFile(std::shared_ptr<MappedFile> file);
+  absl::Status AddShards(const std::string& folder, const std::string& index_path);
   std::vector<std::shared_ptr<MappedFile>> files_;
   std::map<std::string, TensorRange, std::less<>> tensors_;
   std::map<std::string, size_t, std::less<>> file_of_;

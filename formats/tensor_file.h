@@ -38,8 +38,15 @@ struct TensorRange {
 // A read-only memory-mapped file.
 class MappedFile {
  public:
+  // Errors: kNotFound if there is none; kInvalidArgument if it is empty, no regular file, or cannot be read or mapped.
   static absl::StatusOr<std::shared_ptr<MappedFile>> Open(const std::string& path);
+  // A file that lies in memory, copied to a buffer of exactly its size (so that a sanitizer sees any read past its end).
+  static std::shared_ptr<MappedFile> FromBytes(std::string name, std::string_view bytes);
   ~MappedFile();
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+  // Asks the kernel to read the file ahead; does not wait.
+  void WillNeed() const;
   std::string_view bytes() const { return bytes_; }
   const std::string& path() const { return path_; }
 
@@ -47,6 +54,8 @@ class MappedFile {
   MappedFile() = default;
   std::string path_;
   std::string_view bytes_;
+  bool mapped_ = false;
+  std::unique_ptr<char[]> owned_;
 };
 
 }  // namespace phalanx::formats

@@ -29,11 +29,12 @@ struct ModelConfig {
   int32_t max_position = 0;     // context the model was made for
   float rms_norm_eps = 1e-6f;
   bool tied_embeddings = false;
+  bool tied_is_known = false;   // false: config.json says nothing, a checkpoint without lm_head.weight is tied
   bool qkv_bias = false;
   bool o_bias = false;
   bool mlp_bias = false;
   bool qk_norm = false;
-  int32_t sliding_window = 0;   // 0 = none
+  std::vector<int32_t> layer_windows;  // [num_layers] sliding window of each layer, 0 = none; empty = none anywhere
   double rope_theta = 10000.0;
   RopeScaling rope_scaling = RopeScaling::kNone;
   double rope_factor = 1.0;
@@ -55,7 +56,7 @@ struct LoadOptions {
   kernels::DType dtype = kernels::kBF16;        // model dtype: kBF16 or kF32
   int32_t max_model_len = 0;                    // positions of the rotary table
   int32_t max_step_tokens = 0;                  // rows of the largest step: sizes the workspaces
-  int32_t max_logit_rows = 0;                   // logits rows computed at once
+  int32_t max_logit_rows = 0;                   // rows of one call to Logits
   std::function<void(double)> progress;         // 0..1, may be null; called from the loading thread
 };
 
@@ -65,8 +66,7 @@ struct ForwardInput {
   kernels::StepLayout layout;
   const kernels::KvLayer* kv;            // [num_layers]
   const int32_t* logit_rows;             // [num_logit_rows] rows of this step whose logits are wanted, device memory
-  int32_t num_logit_rows;
-  kernels::Tensor logits;                // [num_logit_rows, vocab_size] f32 out
+  int32_t num_logit_rows;                // 0 = none: a chunk of a prompt
 };
 
 class Model {
@@ -75,8 +75,12 @@ class Model {
   virtual const ModelConfig& config() const = 0;
   virtual kernels::DType dtype() const = 0;
   virtual uint64_t weight_bytes() const = 0;   // bytes on the device
-  // Runs all layers over the step's rows; fills the KV cache and the wanted logits rows. kInternal names the failed operation.
+  // Runs all layers over the step's rows, fills the KV cache and keeps the wanted rows' last hidden state until the next call.
+  // kInternal names the failed operation.
   virtual absl::Status Forward(const ForwardInput& input, kernels::Stream stream) = 0;
+  // Second stage: `logits` [count, vocab_size] f32 gets the logits of wanted rows [begin, begin + count) of the last Forward;
+  // count <= max_logit_rows. Only these rows pay for the head.
+  virtual absl::Status Logits(int32_t begin, int32_t count, kernels::Tensor logits, kernels::Stream stream) = 0;
 };
 
 // Loads weights onto `device`. Errors name the file and the tensor; nothing of the device stays taken.

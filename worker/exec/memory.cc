@@ -1,0 +1,56 @@
+#include "worker/exec/memory.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_format.h"
+
+namespace phalanx::worker::exec {
+namespace {
+
+constexpr double kGib = 1024.0 * 1024.0 * 1024.0;
+
+uint64_t BytesByUtilization(const KvBudget& budget) {
+  if (budget.host_memory) return static_cast<uint64_t>(static_cast<double>(budget.memory_free) * budget.utilization);
+  const auto allowed = static_cast<uint64_t>(static_cast<double>(budget.memory_total) * budget.utilization);
+  const uint64_t used = budget.memory_total - std::min(budget.memory_free, budget.memory_total);
+  return allowed > used ? std::min(allowed - used, budget.memory_free) : 0;
+}
+
+}  // namespace
+
+absl::StatusOr<int32_t> CountBlocks(const KvBudget& budget) {
+  const uint64_t one_sequence = (uint64_t(budget.max_model_len) + budget.block_size - 1) / budget.block_size;
+  const uint64_t useful = one_sequence * budget.max_num_seqs;
+  uint64_t bytes = budget.kv_cache_bytes;
+  if (bytes == 0) {
+    bytes = BytesByUtilization(budget);
+    if (budget.host_memory) bytes = std::min(bytes, std::max(kHostKvBytesMax, one_sequence * budget.block_bytes));
+  }
+  const uint64_t blocks = std::min({bytes / budget.block_bytes, useful, uint64_t{INT32_MAX}});
+  if (blocks < one_sequence) {
+    return absl::ResourceExhaustedError(absl::StrFormat(
+        "one sequence of max_model_len %d needs %.3f GiB of KV cache, but only %.3f GiB are available; lower --max-model-len, or raise "
+        "%s",
+        budget.max_model_len, one_sequence * budget.block_bytes / kGib, bytes / kGib,
+        budget.kv_cache_bytes != 0 ? "--kv-cache-memory-bytes" : "--gpu-memory-utilization"));
+  }
+  return static_cast<int32_t>(blocks);
+}
+
+uint64_t BlockBytes(const model::ModelConfig& config, kernels::DType kv_dtype, int32_t block_size) {
+  return uint64_t{2} * config.num_layers * config.num_kv_heads * config.head_dim * block_size * kernels::DTypeBytes(kv_dtype);
+}
+
+absl::StatusOr<std::vector<kernels::KvLayer>> TakeVault(const model::ModelConfig& config, kernels::DType kv_dtype, int32_t block_size,
+                                                        int32_t num_blocks, model::DeviceMemory* memory) {
+  const uint64_t bytes = BlockBytes(config, kv_dtype, block_size) / 2 / config.num_layers * num_blocks;
+  std::vector<kernels::KvLayer> layers;
+  for (int32_t i = 0; i < config.num_layers; ++i) {
+    PHX_ASSIGN_OR_RETURN(void* k, memory->Take(bytes, "the KV cache"));
+    PHX_ASSIGN_OR_RETURN(void* v, memory->Take(bytes, "the KV cache"));
+    layers.push_back({k, v, kv_dtype, num_blocks, config.num_kv_heads, block_size, config.head_dim});
+  }
+  return layers;
+}
+
+}  // namespace phalanx::worker::exec

@@ -8,8 +8,8 @@
 
 namespace phalanx::router::reply {
 
-// States: kStart (only white space so far: a leading <think> opens reasoning), kReasoning (until </think>), kAfter (white space after
-// </think> is dropped), kContent (everything passes; a later <think> is plain text).
+// States: kStart (only white space so far: a leading <think> opens reasoning), kReasoning (until </think>), kAfter (newlines after
+// </think> are dropped), kContent (everything passes; a later <think> is plain text).
 class ReasoningMachine {
  public:
   enum class State : uint8_t { kStart, kReasoning, kAfter, kContent };
@@ -26,7 +26,7 @@ class ReasoningMachine {
   bool Advance(std::string* reasoning, std::string* content);
 
   State state_;
-  bool trim_ = true;           // white space right after <think> is dropped
+  bool trim_ = true;           // newlines right after <think> are dropped
   std::string held_;
 };
 

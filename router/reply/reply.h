@@ -47,7 +47,7 @@ struct ReplyOptions {
   bool include_stop_in_output = false;
   bool skip_special_tokens = true;
   bool logprobs = false;                     // make core::TokenLogprob of every id
-  bool reasoning = false;                    // chat: split <think> ... </think> off the content
+  bool reasoning = false;                    // chat: split <think> ... </think> off the content, if the model has these tokens
   bool starts_in_reasoning = false;          // the rendered prompt ends inside an open <think> (PromptOpensReasoning)
   bool include_reasoning = true;             // false: reasoning text is dropped
   bool discard_output = false;               // max_tokens 0 (echo only): the worker's one token is dropped, finish is kLength
@@ -65,7 +65,8 @@ class Reply {
  public:
   Reply(std::shared_ptr<const text::Tokenizer> tokenizer, ReplyOptions options);
 
-  // Log-probabilities of the prompt: `ids` is the whole prompt, `scores` one per position after the first. Sent with the next part.
+  // Log-probabilities of the prompt: `ids` is the whole prompt, `scores` one per position after the first. Sent with the next part, so
+  // call it once, before the first Feed.
   void SetPromptScores(const std::vector<int32_t>& ids, const std::vector<TokenScore>& scores);
 
   // Takes one step's output. The part has finish set exactly once, by a stop string or by the worker's own end; after that Feed may
@@ -78,17 +79,22 @@ class Reply {
   const ReplyOptions& options() const { return options_; }
 
  private:
-  // Text certain after the stop machine goes through the reasoning machine into `part`.
+  void FeedId(const StepOutput& step, size_t at, core::ReplyPart* part);
+  std::string TextOf(int32_t id);
+  // Through the stop machine; a match ends the reply.
+  void Push(std::string_view text, core::ReplyPart* part);
+  // Text that is certain, through the reasoning machine into `part`.
   void Emit(std::string_view text, core::ReplyPart* part);
-  bool Stopped(std::string text, core::ReplyPart* part);
-  void End(core::Finish finish, int32_t stop_id, core::ReplyPart* part);
-  core::TokenLogprob Score(const TokenScore& score, bool has_logprob);
+  void End(core::Finish finish, core::ReplyPart* part);
+  core::TokenLogprob Score(const TokenScore& score, int64_t* offset) const;
 
   std::shared_ptr<const text::Tokenizer> tokenizer_;
   ReplyOptions options_;
   text::Detokenizer detokenizer_;
   StopMachine stop_;
   ReasoningMachine reasoning_;
+  int32_t open_id_ = -1;                     // <think> and </think>, when they are special tokens that detokenising would skip
+  int32_t close_id_ = -1;
   std::vector<core::TokenLogprob> prompt_scores_;
   int64_t score_offset_ = 0;                 // characters before the next scored token
   int32_t completion_tokens_ = 0;

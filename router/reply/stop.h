@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace phalanx::router::reply {
@@ -17,7 +18,6 @@ class StopMachine {
   struct Result {
     std::string text;          // certain now: cannot be part of a stop string any more
     int stop = -1;             // index of the stop string that matched; `text` ends before it
-    size_t consumed = 0;       // bytes of the chunk up to the end of the match
   };
   // Takes the next text. `armed` false: matches do not end the text (min_tokens), but it is still followed.
   Result Append(std::string_view chunk, bool armed);
@@ -27,16 +27,15 @@ class StopMachine {
 
  private:
   struct Node {
-    int32_t parent = 0;
-    int32_t fail = 0;
+    int32_t fail = 0;          // the longest proper suffix that is a path too
     int32_t depth = 0;         // bytes of the path = bytes to hold back in this state
     int32_t stop = -1;         // longest stop string that ends here
-    uint8_t byte = 0;
     std::vector<std::pair<uint8_t, int32_t>> next;
   };
-  int32_t Child(int32_t node, uint8_t byte) const;
-  int32_t Step(int32_t node, uint8_t byte) const;
-  void Build();
+  int32_t Child(int32_t node, uint8_t byte) const;  // -1 if there is none
+  int32_t Step(int32_t node, uint8_t byte) const;   // along the links that lead to shorter suffixes until a child fits
+  void Insert(int stop);
+  void Link();
 
   std::vector<std::string> stops_;
   std::vector<Node> nodes_;

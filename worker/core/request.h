@@ -80,6 +80,7 @@ struct SequenceEvent {
   FinishReason reason = FinishReason::kStop;
   int32_t stop_id = -1;              // the end id that ended it, -1 if none
   std::string error;                 // one line, for kError
+  int32_t reject_code = 0;           // with kError: it was never queued, for this absl::StatusCode; 0 = it was
 };
 
 // The worker's load, sent with every step and once a second when idle.

@@ -108,10 +108,15 @@ int32_t Draw(const SampleArgs& a, const SamplingRow& o, std::vector<float> x) {
 // Log-softmax, rank and top entries of a raw row; `id` < 0 means that there was no choice.
 void Report(const std::vector<float>& raw, int32_t id, int32_t num_top, float* logprob, int32_t* rank, int32_t* top_ids, float* top_logprobs) {
   double top = -INFINITY, sum = 0;
-  for (float v : raw) top = std::max(top, static_cast<double>(v));
+  bool softmax = true;  // NaN, +infinity or nothing but -infinity: there is none
+  for (float v : raw) {
+    softmax = softmax && v < INFINITY;
+    top = std::max(top, static_cast<double>(v));
+  }
+  softmax = softmax && top > -INFINITY;
   for (float v : raw) sum += std::exp(v - top);
   const double normaliser = top + std::log(sum);
-  const bool known = id >= 0 && id < static_cast<int32_t>(raw.size());
+  const bool known = softmax && id >= 0 && id < static_cast<int32_t>(raw.size());
   if (logprob != nullptr) *logprob = known ? static_cast<float>(raw[id] - normaliser) : -INFINITY;
   if (rank != nullptr) {
     *rank = 0;
@@ -120,9 +125,9 @@ void Report(const std::vector<float>& raw, int32_t id, int32_t num_top, float* l
   if (top_ids == nullptr || num_top <= 0) return;
   std::vector<int32_t> order(raw.size());
   for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int32_t>(i);
-  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return raw[a] > raw[b]; });
+  if (softmax) std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return raw[a] > raw[b]; });
   for (int32_t i = 0; i < num_top; ++i) {
-    const bool there = i < static_cast<int32_t>(order.size());
+    const bool there = softmax && i < static_cast<int32_t>(order.size());
     top_ids[i] = there ? order[i] : -1;
     top_logprobs[i] = there ? static_cast<float>(raw[order[i]] - normaliser) : -INFINITY;
   }

@@ -17,19 +17,14 @@
 
 #include "router/core/reply.h"
 #include "router/core/validate.h"
+#include "router/core/worker.h"
 #include "router/reply/reasoning.h"
 #include "router/reply/stop.h"
 #include "text/text.h"
 
 namespace phalanx::router::reply {
 
-// One token's log-probabilities as a worker reports them.
-struct TokenScore {
-  int32_t id = 0;
-  float logprob = 0;
-  int32_t rank = 0;                          // 1-based
-  std::vector<std::pair<int32_t, float>> top;  // best first
-};
+using core::TokenScore;
 
 // What one engine step gave to one choice.
 struct StepOutput {

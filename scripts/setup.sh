@@ -84,6 +84,11 @@ install_node_client() {
   (cd tests/openai_node && npm ci --silent --no-audit --no-fund)
 }
 
+install_grpcurl() {
+  say "installing grpcurl for the tests"
+  GOBIN=$deps/bin go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3
+}
+
 digest() { cat "$@" | sha256sum | cut -c1-16; }
 
 for_build() {
@@ -98,6 +103,7 @@ for_test() {
   check_node
   once venv "$(digest scripts/requirements.txt)" make_venv
   once node-client "$(digest tests/openai_node/package-lock.json)" install_node_client
+  once grpcurl 1.9.3 install_grpcurl
   scripts/fetch_fixtures.sh
   scripts/fetch_models.sh
 }

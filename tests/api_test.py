@@ -29,7 +29,7 @@ def cluster(tmp_path_factory):
 
 @pytest.fixture
 def slow(tmp_path):
-    with Cluster(tmp_path, worker=(*SLOW, "--num-blocks", "256")) as it:
+    with Cluster(tmp_path, worker=SLOW) as it:
         yield it
 
 
@@ -138,11 +138,13 @@ def test_completion_is_the_same_alone_and_among_others(cluster):
 
 
 def test_lists_of_prompts_and_n_come_in_order(cluster):
-    reply = completion(cluster, prompt=["one", "two", [5, 6, 7]], n=2, max_tokens=8)
+    reply = completion(cluster, prompt=["one", "two", "three"], n=2, max_tokens=8)
     assert [c["index"] for c in reply["choices"]] == list(range(6))
-    single = [completion(cluster, prompt=p, n=2, max_tokens=8)["choices"] for p in ("one", "two", [5, 6, 7])]
+    single = [completion(cluster, prompt=p, n=2, max_tokens=8)["choices"] for p in ("one", "two", "three")]
     assert [c["text"] for c in reply["choices"]] == [c["text"] for pair in single for c in pair]
     assert reply["usage"]["completion_tokens"] == 48
+    ids = completion(cluster, prompt=[[5, 6, 7], [8]], max_tokens=8)["choices"]
+    assert [c["text"] for c in ids] == [completion(cluster, prompt=p, max_tokens=8)["choices"][0]["text"] for p in ([5, 6, 7], [8])]
     chunks = stream(cluster, "/v1/completions", {"prompt": ["one", "two"], "n": 2, "max_tokens": 8, "seed": 7, "ignore_eos": True})
     text = [""] * 4
     for chunk in chunks:
@@ -430,12 +432,14 @@ def test_a_lost_only_worker_ends_its_streams_with_an_error_and_serves_again(tmp_
 def test_sigterm_lets_running_requests_finish(tmp_path):
     with Cluster(tmp_path, worker=SLOW) as it:
         replies = []
-        thread = threading.Thread(target=collect, args=(it, {"prompt": "x", "max_tokens": 60, "ignore_eos": True}, replies))
+        thread = threading.Thread(target=collect, args=(it, {"prompt": "x", "max_tokens": 60, "ignore_eos": True,
+                                                           "stream_options": {"include_usage": True}}, replies))
         thread.start()
         wait_until(lambda: gauge(it, "vllm:num_requests_running") == 1, what="a running request")
         it.gateway.signal(signal.SIGTERM)
         thread.join(60)
-        assert len(events(replies[0])) >= 60
+        chunks = events(replies[0])
+        assert chunks[-1]["usage"]["completion_tokens"] == 60
         assert it.gateway.child.wait(10) == 0
         assert it.router.stop() == 0
         assert it.workers[0].stop() == 0

@@ -53,12 +53,12 @@ def test_the_demo_model_computes(client, question, result):
 
 
 def test_python_stream_helper_and_parallel_choices(client):
-    with client.chat.completions.stream(model="demo", messages=GUIDE, max_tokens=40, n=2, seed=3, logprobs=True, top_logprobs=2) as stream:
+    with client.chat.completions.stream(model="demo", messages=GUIDE, max_tokens=1024, n=2, seed=3, logprobs=True, top_logprobs=2) as stream:
         for _ in stream:
             pass
         final = stream.get_final_completion()
-    assert [c.index for c in final.choices] == [0, 1] and all(c.finish_reason == "length" for c in final.choices)
-    assert all(len(c.logprobs.content) == 40 for c in final.choices)
+    assert [c.index for c in final.choices] == [0, 1] and all(c.finish_reason == "stop" for c in final.choices)
+    assert all("125" in c.message.content and len(c.logprobs.content) > 100 for c in final.choices)
 
 
 def test_python_completions_models_and_errors(client):
@@ -115,7 +115,7 @@ def native(cluster, tmp_path_factory):
 
 
 def native_address(cluster):
-    return next(m.group(1) for line in cluster.router.log if (m := re.search(r"gRPC clients on (127\.0\.0\.1:\d+)", line)))
+    return next(m.group(1) for line in cluster.router.log if (m := re.search(r"listening on (127\.0\.0\.1:\d+)", line)))
 
 
 def test_native_chat_complete_tokenize_list(native, client):

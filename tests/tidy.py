@@ -121,6 +121,17 @@ def check_text(paths):
     return problems
 
 
+def check_architecture():
+    """Every `file:Name` on the page is a file that has the name."""
+    problems = []
+    for path, name in re.findall(r"`([\w/]+\.\w+):(\w+)`", read("ARCHITECTURE.md")):
+        if not os.path.isfile(os.path.join(ROOT, path)):
+            problems.append(f"ARCHITECTURE.md: no file {path}")
+        elif not re.search(rf"\b{name}\b", read(path)):
+            problems.append(f"ARCHITECTURE.md: {path} has no {name}")
+    return problems
+
+
 def sizes(files):
     long = sorted(((read(path).count("\n"), path) for path in files if not path.startswith("tests/fixtures")), reverse=True)
     return [f"{count} lines: {path}" for count, path in long if count > 500]
@@ -130,7 +141,7 @@ def main():
     paths = tracked()
     files = [path for path in paths if path.endswith(CODE)]
     rooms = layers()
-    problems = check_layers(files, rooms) + check_cycles(files) + check_banners(files) + check_text(paths)
+    problems = check_layers(files, rooms) + check_cycles(files) + check_banners(files) + check_text(paths) + check_architecture()
     for line in sizes(files):
         print("long:", line)
     for line in problems:

@@ -135,7 +135,8 @@ const loggedPathMax = 256
 // logLine writes the one line about this request. The query and all headers stay out: both may carry secrets.
 func (e *exchange) logLine(took time.Duration) {
 	at := levelInfo
-	if e.status < 400 && (isProbe(e.request.URL.Path) || e.route == metricsPath) {
+	// What probes find out is logged when it changes (relay.go).
+	if isProbe(e.request.URL.Path) || e.status < 400 && e.route == metricsPath {
 		at = levelDebug
 	}
 	if !e.server.log.enabled(at) {

@@ -114,6 +114,8 @@ func (r *relay) logHealth(serving bool, state grpc_health_v1.HealthCheckResponse
 	switch {
 	case serving:
 		r.log.infof("the router serves")
+	case r.asked.IsZero(): // they start together
+		r.log.infof("waiting for the router")
 	case err != nil:
 		r.log.warningf("the router does not answer: %s", status.Convert(err).Message())
 	default:

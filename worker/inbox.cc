@@ -50,7 +50,6 @@ void Inbox::Wake() {
 
 InboxItems Inbox::Take() {
   std::lock_guard lock(mutex_);
-  woken_ = false;
   if (items_.empty()) return {};
   return std::exchange(items_, {});
 }
@@ -58,6 +57,7 @@ InboxItems Inbox::Take() {
 void Inbox::WaitFor(std::chrono::nanoseconds timeout) {
   std::unique_lock lock(mutex_);
   ready_.wait_for(lock, timeout, [this] { return woken_ || !items_.empty(); });
+  woken_ = false;  // here and not in Take, so that a Wake between two waits is never lost
 }
 
 }  // namespace phalanx::worker

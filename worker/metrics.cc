@@ -94,7 +94,7 @@ std::string ThroughputLog::Line(const EngineStep& step, double now_seconds) {
   char line[320];
   std::snprintf(line, sizeof line,
                 "Engine 000: Avg prompt throughput: %.1f tokens/s, Avg generation throughput: %.1f tokens/s, Running: %d reqs, "
-                "Waiting: %d reqs, KV cache usage: %.1f%%, Prefix cache hit rate: %.1f%%",
+                "Waiting: %d reqs, GPU KV cache usage: %.1f%%, Prefix cache hit rate: %.1f%%",
                 prompt, generation, step.load.running, step.load.waiting, 100.0 * Usage(step.load), hit_rate);
   return line;
 }

@@ -40,7 +40,8 @@ grpc::Status ToGrpc(const absl::Status& status) {
 absl::Status FromGrpc(const grpc::Status& status) {
   if (status.ok()) return absl::OkStatus();
   absl::Status out(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
-  std::string_view details(status.error_details());
+  const std::string bytes = status.error_details();  // returned by value
+  std::string_view details(bytes);
   std::string_view url;
   std::string_view value;
   while (TakeBytes(details, url) && TakeBytes(details, value)) out.SetPayload({url.data(), url.size()}, absl::Cord(absl::string_view(value.data(), value.size())));

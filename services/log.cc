@@ -61,7 +61,7 @@ std::string Escape(std::string_view text) {
 std::string FieldText(const LogField& field) {
   if (const auto* text = std::get_if<std::string>(&field.value)) {
     const bool quote = text->empty() || text->find_first_of(" =\"") != std::string::npos;
-    return quote ? WriteJson(Json(*text)) : Escape(*text);
+    return Escape(quote ? WriteJson(Json(*text)) : *text);
   }
   if (const auto* number = std::get_if<int64_t>(&field.value)) return absl::StrCat(*number);
   if (const auto* number = std::get_if<double>(&field.value)) return fmt::format("{:.6g}", *number);

@@ -2,6 +2,7 @@
 
 #include <mutex>
 
+#include <grpc/grpc.h>
 #include <grpcpp/ext/health_check_service_server_builder_option.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
@@ -47,8 +48,11 @@ void ApplyLimits(const ServerOptions& options, grpc::ServerBuilder& builder) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, const std::vector<grpc::Service*>& services) {
-  static std::once_flag health_once;
-  std::call_once(health_once, [] { grpc::EnableDefaultHealthCheckService(true); });
+  static std::once_flag library_once;
+  std::call_once(library_once, [] {
+    grpc::EnableDefaultHealthCheckService(true);
+    grpc_init();  // for the life of the process: the library's own end waits up to 10 s if a write was stuck shortly before
+  });
 
   std::vector<std::string> asked = {options.listen};
   asked.insert(asked.end(), options.also_listen.begin(), options.also_listen.end());

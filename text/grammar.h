@@ -23,12 +23,13 @@ class Matcher {
   ~Matcher();
 
   // mask: mask_words() words; bit id % 32 of word id / 32 is set if the token may come next (only end tokens once it has ended).
+  // Where the grammar leaves one text only, the mask shows that text's usual token; Accept takes its other spellings too.
   // Errors: kInvalidArgument when a limit of work is reached; the matcher is then dead.
   absl::Status FillMask(uint32_t* mask);
   // Errors: kInvalidArgument if the token is not allowed (nothing changes) or the matcher is dead.
   absl::Status Accept(int32_t id);
   bool may_end() const;
-  bool has_ended() const;
+  bool has_ended() const;                  // nothing but an end token can follow, or one has come
   size_t mask_words() const { return words_; }
 
  private:

@@ -20,6 +20,8 @@ inline absl::string_view View(std::string_view text) { return {text.data(), text
 std::string TakeBytes(PhxBytes bytes);
 // `where` names the file or is empty. Frees `error`.
 absl::Status StatusOf(int32_t code, PhxBytes error, std::string_view where);
+// The folder of a file.
+std::string ParentOf(const std::string& path);
 // Errors: kNotFound; kInvalidArgument above `max_bytes`.
 absl::StatusOr<std::string> ReadFile(const std::string& path, size_t max_bytes);
 // A fixed limit on what is read from a model folder.

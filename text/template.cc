@@ -43,9 +43,7 @@ absl::StatusOr<std::vector<Source>> Places(const std::string& model_path) {
     if (text.empty()) return std::vector<Source>{};
     return std::vector<Source>{{std::move(text), false, model_path + ": tokenizer.chat_template"}};
   }
-  std::string folder = model_path;
-  if (absl::EndsWith(folder, ".json")) folder = folder.substr(0, folder.rfind('/') + 1);
-  if (folder.empty()) folder = ".";
+  const std::string folder = absl::EndsWith(model_path, ".json") ? ParentOf(model_path) : model_path;
   std::vector<Source> out;
   for (const char* name : {"chat_template.jinja", "chat_template.json", "tokenizer_config.json"}) {
     std::string path = absl::StrCat(folder, "/", name);

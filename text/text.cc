@@ -34,11 +34,9 @@ absl::StatusOr<Sources> ReadSources(const std::string& path) {
     return Sources{path, std::move(built.tokenizer_json), std::move(built.config_json)};
   }
   const bool folder = IsFolder(path);
-  out.where = folder ? path + "/tokenizer.json" : path;
+  out.where = folder ? absl::StrCat(path, "/tokenizer.json") : path;
   PHX_ASSIGN_OR_RETURN(out.json, ReadFile(out.where, kMaxTokenizerBytes));
-  const size_t slash = out.where.rfind('/');
-  const std::string parent = slash == std::string::npos ? "." : out.where.substr(0, slash);
-  auto config = ReadFile(parent + "/tokenizer_config.json", kMaxTokenizerBytes);
+  auto config = ReadFile(absl::StrCat(ParentOf(out.where), "/tokenizer_config.json"), kMaxTokenizerBytes);
   if (config.ok()) {
     out.config = *std::move(config);
   } else if (!absl::IsNotFound(config.status())) {
@@ -48,6 +46,11 @@ absl::StatusOr<Sources> ReadSources(const std::string& path) {
 }
 
 }  // namespace
+
+std::string ParentOf(const std::string& path) {
+  const size_t slash = path.rfind('/');
+  return slash == std::string::npos ? std::string(1, '.') : path.substr(0, slash);
+}
 
 std::string TakeBytes(PhxBytes bytes) {
   std::string out(reinterpret_cast<const char*>(bytes.data), bytes.size);

@@ -36,6 +36,15 @@ void CheckModalities(FieldReader* fields) {
   fields->Refuse("audio", "is not served by this server.");
 }
 
+// Wins over max_tokens. Too small is refused here, under its own name; too large is a matter of the context, as with max_tokens.
+void ReadMaxCompletionTokens(FieldReader* fields, std::optional<int64_t>* max_tokens) {
+  std::optional<int64_t> given;
+  fields->Int("max_completion_tokens", &given);
+  if (!given) return;
+  if (*given < 1) fields->Fail("max_completion_tokens", absl::StrCat("must be at least 1, got ", *given, "."));
+  *max_tokens = given;
+}
+
 void ReadLogprobs(FieldReader* fields, ParsedRequest* out) {
   fields->Bool("logprobs", &out->form.logprobs);
   std::optional<int64_t> top;
@@ -54,7 +63,7 @@ absl::StatusOr<ParsedRequest> ParseChat(std::string_view body) {
   std::string last_assistant;
   ReadMessages(&fields, &draft.messages_json, &last_assistant);
   ReadSharedFields(&fields, &out);
-  fields.Int("max_completion_tokens", &draft.sampling.max_tokens);  // wins over max_tokens
+  ReadMaxCompletionTokens(&fields, &draft.sampling.max_tokens);
   ReadLogprobs(&fields, &out);
   fields.Bool("add_generation_prompt", &draft.add_generation_prompt);
   fields.Bool("continue_final_message", &draft.continue_final_message);

@@ -93,15 +93,20 @@ class ChatStream final : public ReplyWriter {
     out->append(",\"delta\":{");
   }
 
-  // After the choice: usage, and the end of the event.
-  void Close(const Usage& so_far, std::string* out) {
-    if (form_.continuous_usage) {
-      out->append("],\"usage\":");
-      AppendUsage(so_far, options_, out);
-      out->append("}\n\n");
-    } else {
-      out->append(usage_chunk_ ? "],\"usage\":null}\n\n" : "]}\n\n");
+  // After the choice: usage, and the end of the event. `prompt_ids` go before the usage.
+  void Close(const Usage& so_far, std::string* out, const std::vector<int32_t>* prompt_ids = nullptr) {
+    out->push_back(']');
+    if (prompt_ids != nullptr) {
+      out->append(",\"prompt_token_ids\":");
+      AppendIds(*prompt_ids, out);
     }
+    if (form_.continuous_usage) {
+      out->append(",\"usage\":");
+      AppendUsage(so_far, options_, out);
+    } else if (usage_chunk_) {
+      out->append(",\"usage\":null");
+    }
+    out->append("}\n\n");
   }
 
   void Start(const std::vector<ReplyPart>& parts, const Usage& so_far, std::string* out) {
@@ -109,13 +114,8 @@ class ChatStream final : public ReplyWriter {
     for (int32_t index = 0; index < choices_; ++index) {
       Open(index, out);
       out->append("\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null}");
-      if (index == 0 && form_.return_token_ids && !parts.empty()) {
-        out->append("],\"prompt_token_ids\":");
-        AppendIds(parts.front().prompt_ids, out);
-        usage_chunk_ ? out->append(",\"usage\":null}\n\n") : out->append("}\n\n");
-        continue;
-      }
-      Close(so_far, out);
+      const bool with_prompt = index == 0 && form_.return_token_ids && !parts.empty();
+      Close(so_far, out, with_prompt ? &parts.front().prompt_ids : nullptr);
     }
     if (form_.echo_message.empty()) return;
     for (int32_t index = 0; index < choices_; ++index) {

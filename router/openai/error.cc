@@ -12,6 +12,8 @@ namespace {
 
 constexpr size_t kMaxMessage = 1000;
 constexpr int kMaxRetryAfter = 60;  // clients ignore more
+constexpr char kRequest[] = "invalid_request_error";
+constexpr char kServer[] = "server_error";
 
 struct Shape {
   int http_code;
@@ -21,8 +23,6 @@ struct Shape {
 };
 
 Shape ShapeOf(absl::StatusCode code) {
-  constexpr char kRequest[] = "invalid_request_error";
-  constexpr char kServer[] = "server_error";
   switch (code) {
     case absl::StatusCode::kInvalidArgument:
     case absl::StatusCode::kOutOfRange:

@@ -55,7 +55,7 @@ bool PromptOpensReasoning(std::string_view rendered) {
 Reply::Reply(std::shared_ptr<const text::Tokenizer> tokenizer, ReplyOptions options)
     : tokenizer_(std::move(tokenizer)),
       options_(std::move(options)),
-      detokenizer_(tokenizer_, {.skip_special = options_.skip_special_tokens}),
+      detokenizer_(tokenizer_, {.skip_special = options_.skip_special_tokens, .after_prompt = true}),
       stop_(options_.stop),
       reasoning_(FirstState(*tokenizer_, options_)),
       open_id_(SkippedMarker(*tokenizer_, options_, kOpen)),
@@ -128,10 +128,9 @@ void Reply::FeedId(const StepOutput& step, size_t at, core::ReplyPart* part) {
 }
 
 std::string Reply::TextOf(int32_t id) {
-  std::string text = detokenizer_.Append(id);
-  if (id == open_id_) text += kOpen;
-  if (id == close_id_) text += kClose;
-  return text;
+  if (id < 0 || (id != open_id_ && id != close_id_)) return detokenizer_.Append(id);
+  // The detokenizer would skip the marker; a character that is not whole yet belongs before it.
+  return detokenizer_.Flush() + (id == open_id_ ? kOpen : kClose);
 }
 
 void Reply::Push(std::string_view text, core::ReplyPart* part) {

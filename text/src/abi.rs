@@ -129,3 +129,61 @@ pub unsafe extern "C" fn phx_text_free_ids(ids: *mut u32, count: usize) {
         drop(Box::from_raw(std::ptr::slice_from_raw_parts_mut(ids, count)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(body: impl FnOnce() -> Outcome<()>) -> (i32, String) {
+        let mut error = PhxBytes { data: std::ptr::null_mut(), size: 0 };
+        let code = unsafe { guard(&mut error, body) };
+        if error.data.is_null() {
+            return (code, String::new());
+        }
+        let text = String::from_utf8(unsafe { std::slice::from_raw_parts(error.data, error.size) }.to_vec()).unwrap();
+        unsafe { phx_text_free_bytes(error) };
+        (code, text)
+    }
+
+    #[test]
+    fn panics_become_statuses() {
+        assert_eq!(run(|| Ok(())), (OK, String::new()));
+        assert_eq!(run(|| invalid("bad")), (INVALID, "bad".into()));
+        assert_eq!(run(|| panic!("a literal")), (INTERNAL, "text library panicked: a literal".into()));
+        assert_eq!(run(|| panic!("{} {}", "a", 1)), (INTERNAL, "text library panicked: a 1".into()));
+        assert_eq!(run(|| std::panic::panic_any(7)), (INTERNAL, "text library panicked: unknown panic".into()));
+        let empty: Vec<u8> = Vec::new();
+        assert_eq!(run(move || if empty[3] == 0 { Ok(()) } else { invalid("") }).0, INTERNAL);
+        // Without a place for the text the status is all there is.
+        assert_eq!(unsafe { guard(std::ptr::null_mut(), || panic!("x")) }, INTERNAL);
+    }
+
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("in a destructor");
+        }
+    }
+
+    #[test]
+    fn handles_may_be_null_or_panic_when_freed() {
+        unsafe {
+            drop_handle::<Bomb>(std::ptr::null_mut());
+            drop_handle(Box::into_raw(Box::new(Bomb)));
+            phx_text_free_bytes(PhxBytes { data: std::ptr::null_mut(), size: 0 });
+            phx_text_free_bytes(PhxBytes::from_vec(Vec::new()));
+            phx_text_free_ids(std::ptr::null_mut(), 3);
+        }
+    }
+
+    #[test]
+    fn slices_are_bytes_or_valid_text() {
+        let slice = |bytes: &'static [u8]| PhxSlice { data: bytes.as_ptr(), size: bytes.len() };
+        unsafe {
+            assert_eq!(PhxSlice { data: std::ptr::null(), size: 5 }.bytes(), b"");
+            assert_eq!(slice(b"a\0b").text("it").ok(), Some("a\0b"));
+            let failure = slice(b"ok\xff").text("the text").err().unwrap();
+            assert_eq!((failure.code, failure.message.as_str()), (INVALID, "the text is not valid UTF-8 at byte 2"));
+        }
+    }
+}

@@ -167,3 +167,63 @@ fn byte_of(c: char) -> Option<u8> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn plan(decoder: Value) -> Outcome<Plan> {
+        Plan::new(Some(&serde_json::from_value(decoder).unwrap()))
+    }
+    fn replace() -> Value {
+        json!({"type": "Replace", "pattern": {"String": "▁"}, "content": " "})
+    }
+
+    #[test]
+    fn byte_level_undoes_the_alphabet() {
+        let plan = plan(json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true})).ok().unwrap();
+        let bytes = |token: &str| plan.piece(token).ok().unwrap().bytes;
+        assert_eq!(bytes("Ġa"), b" a");
+        assert_eq!(bytes("æĹ¥"), "日".as_bytes());
+        assert_eq!(bytes("æĹ"), b"\xe6\x97");
+        assert_eq!(bytes("日 literal"), "日 literal".as_bytes()); // an added token: not in the alphabet
+        // The alphabet is one to one over all bytes.
+        let mut seen: Vec<u8> = (0x21..0x144).filter_map(|c| byte_of(char::from_u32(c).unwrap())).collect();
+        seen.sort();
+        assert_eq!(seen, (0..=255).collect::<Vec<u8>>());
+    }
+
+    #[test]
+    fn sentencepiece_stages() {
+        let plan = plan(json!({"type": "Sequence", "decoders": [replace(), {"type": "ByteFallback"}, {"type": "Fuse"},
+                                                                {"type": "Strip", "content": " ", "start": 1, "stop": 0}]})).ok().unwrap();
+        let piece = plan.piece("<0xE6>").ok().unwrap();
+        assert!(piece.is_byte && piece.bytes == [0xE6]);
+        assert_eq!(plan.piece("▁a").ok().unwrap().bytes, b" a");
+        assert!(!plan.piece("<0xG1>").ok().unwrap().is_byte);
+        assert!(!plan.piece("<0x1>").ok().unwrap().is_byte);
+        assert_eq!((plan.strip_count, plan.strip_char), (1, ' ' as u32));
+    }
+
+    #[test]
+    fn metaspace_differs_at_the_start() {
+        let plan = plan(json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true})).ok().unwrap();
+        let piece = plan.piece("▁a").ok().unwrap();
+        assert_eq!((piece.bytes.as_slice(), piece.first.as_deref()), (b" a".as_slice(), Some(b"a".as_slice())));
+        assert!(plan.piece("a").ok().unwrap().first.is_none());
+    }
+
+    #[test]
+    fn what_a_stream_cannot_do_is_refused() {
+        for decoder in [
+            json!({"type": "WordPiece", "prefix": "##", "cleanup": true}),
+            json!({"type": "CTC", "pad_token": "<pad>", "word_delimiter_token": "|", "cleanup": true}),
+            json!({"type": "Sequence", "decoders": [{"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 0, "stop": 1}]}),
+            json!({"type": "Sequence", "decoders": [{"type": "Fuse"}, replace()]}),
+        ] {
+            assert_eq!(plan(decoder.clone()).err().map(|f| f.code), Some(UNIMPLEMENTED), "{decoder}");
+        }
+        assert!(Plan::new(None).ok().unwrap().join_with_space);
+    }
+}

@@ -10,6 +10,7 @@ use llguidance::{Matcher, ParserFactory};
 use serde_json::Value as Json;
 
 use crate::abi::{drop_handle, fail, guard, invalid, Outcome, PhxBytes, PhxSlice, INTERNAL};
+use crate::schema_limits;
 use crate::tokenizer::{encode, Inner, PhxTokenizer};
 
 const JSON_SCHEMA: i32 = 0;
@@ -22,6 +23,8 @@ const MAX_SOURCE: usize = 256 << 10;
 /// About 2 kB each: what one hostile grammar may hold.
 const MAX_LEXER_STATES: usize = 20_000;
 const MAX_VOCAB: usize = 8 << 20;
+/// Bytes of a reason: the library's own quote the whole grammar.
+const MAX_REASON: usize = 500;
 
 struct Vocabulary {
     trie: TokTrie,
@@ -41,11 +44,13 @@ impl TokenizerEnv for Vocabulary {
 pub struct PhxGrammarEnv {
     factory: ParserFactory,
     words: usize,
+    ends: Arc<[u32]>,
 }
 
 pub struct PhxMatcher {
     matcher: Matcher,
     words: usize,
+    ends: Arc<[u32]>,
 }
 
 fn environment(tokenizer: &PhxTokenizer, width: usize, ends: &[u32]) -> Outcome<PhxGrammarEnv> {
@@ -71,11 +76,17 @@ fn environment(tokenizer: &PhxTokenizer, width: usize, ends: &[u32]) -> Outcome<
     let limits = factory.limits_mut();
     limits.max_lexer_states = MAX_LEXER_STATES;
     limits.verbose_errors = false;
-    Ok(PhxGrammarEnv { factory, words: width.div_ceil(32) })
+    Ok(PhxGrammarEnv { factory, words: width.div_ceil(32), ends: ends.into() })
+}
+
+fn refused<T>(reason: &str) -> Outcome<T> {
+    let end = reason.char_indices().map(|(at, _)| at).take_while(|at| *at <= MAX_REASON).last().unwrap_or(0);
+    invalid(if reason.len() > MAX_REASON { &reason[..end] } else { reason })
 }
 
 fn schema(text: &str) -> Outcome<Json> {
     let mut schema: Json = serde_json::from_str(text).or_else(|e| invalid(format!("schema: {e}")))?;
+    schema_limits::check(&schema)?;
     // Without this, models loop on white space for ever.
     if let Some(fields) = schema.as_object_mut() {
         fields.insert("x-guidance".into(), serde_json::json!({"whitespace_flexible": false, "key_separator": ": ", "item_separator": ", "}));
@@ -90,6 +101,8 @@ fn grammar(kind: i32, text: &str) -> Outcome<TopLevelGrammar> {
     match kind {
         JSON_SCHEMA => Ok(TopLevelGrammar::from_json_schema(schema(text)?)),
         JSON_OBJECT => Ok(TopLevelGrammar::from_json_schema(schema("{\"type\": \"object\"}")?)),
+        // The library would drop the backslash without a word.
+        REGEX if text.chars().rev().take_while(|c| *c == '\\').count() % 2 == 1 => invalid("regex: it ends with a lone backslash"),
         REGEX => Ok(TopLevelGrammar::from_regex(text)),
         CHOICE => {
             let list: Vec<String> = serde_json::from_str(text).or_else(|e| invalid(format!("choice: {e}")))?;
@@ -99,7 +112,10 @@ fn grammar(kind: i32, text: &str) -> Outcome<TopLevelGrammar> {
             let quoted: Vec<String> = list.iter().map(|c| Json::String(c.clone()).to_string()).collect();
             Ok(TopLevelGrammar::from_lark(format!("start: {}", quoted.join(" | "))))
         }
-        LARK => Ok(TopLevelGrammar::from_lark(text.to_string())),
+        LARK => {
+            schema_limits::check_lark(text)?;
+            Ok(TopLevelGrammar::from_lark(text.to_string()))
+        }
         other => fail(INTERNAL, format!("unknown grammar kind {other}")),
     }
 }
@@ -143,9 +159,9 @@ pub unsafe extern "C" fn phx_matcher_new(
         let env = &*env;
         let matcher = Matcher::new(env.factory.create_parser(grammar(kind, source.text("the grammar")?)?));
         if let Some(error) = matcher.get_error() {
-            return invalid(error);
+            return refused(&error);
         }
-        *out = Box::into_raw(Box::new(PhxMatcher { matcher, words: env.words }));
+        *out = Box::into_raw(Box::new(PhxMatcher { matcher, words: env.words, ends: env.ends.clone() }));
         Ok(())
     })
 }
@@ -166,7 +182,7 @@ pub unsafe extern "C" fn phx_matcher_mask(matcher: *mut PhxMatcher, mask: *mut u
         if words != own.words {
             return fail(INTERNAL, format!("the mask has {words} words, not {}", own.words));
         }
-        let allowed = own.matcher.compute_mask_or_eos().or_else(|e| invalid(e.to_string()))?;
+        let allowed = own.matcher.compute_mask_or_eos().or_else(|e| refused(&e.to_string()))?;
         let out = std::slice::from_raw_parts_mut(mask, words);
         out.fill(0);
         for (to, from) in out.iter_mut().zip(allowed.as_slice()) {
@@ -182,10 +198,14 @@ pub unsafe extern "C" fn phx_matcher_mask(matcher: *mut PhxMatcher, mask: *mut u
 pub unsafe extern "C" fn phx_matcher_accept(matcher: *mut PhxMatcher, id: u32, error: *mut PhxBytes) -> i32 {
     guard(error, || {
         let own = &mut *matcher;
+        // The library stops by itself where nothing can follow; the end token that the mask then shows is still to come.
+        if !own.matcher.is_error() && own.matcher.is_stopped() && own.ends.contains(&id) {
+            return Ok(());
+        }
         match own.matcher.try_consume_tokens(&[id]) {
             Ok(1) => Ok(()),
             Ok(_) => invalid(format!("token {id} is not allowed here")),
-            Err(e) => invalid(e.to_string()),
+            Err(e) => refused(&e.to_string()),
         }
     })
 }

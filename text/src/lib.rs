@@ -8,5 +8,6 @@ mod grammar;
 mod messages;
 mod pyfmt;
 mod pymethods;
+mod schema_limits;
 mod template;
 mod tokenizer;

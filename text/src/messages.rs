@@ -86,3 +86,69 @@ pub fn cut_after_final(mut text: String, last: Option<&Json>) -> Outcome<String>
     text.truncate(at + kept);
     Ok(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STRINGS: ContentFormat = ContentFormat { takes_parts: false, takes_string: true };
+    const PARTS: ContentFormat = ContentFormat { takes_parts: true, takes_string: false };
+    const BOTH: ContentFormat = ContentFormat { takes_parts: true, takes_string: true };
+
+    fn prepared(text: &str, format: ContentFormat) -> String {
+        prepare(text, format).map_or_else(|f| format!("!{}", f.message), |json| json.to_string())
+    }
+
+    #[test]
+    fn content_takes_the_shape_that_the_template_reads() {
+        let string = r#"[{"role":"user","content":"a"}]"#;
+        let parts = r#"[{"role":"user","content":[{"type":"text","text":"a"},"b",{"type":"refusal","refusal":"c"}]}]"#;
+        assert_eq!(prepared(string, STRINGS), string);
+        assert_eq!(prepared(string, BOTH), string);
+        assert_eq!(prepared(string, PARTS), r#"[{"role":"user","content":[{"type":"text","text":"a"}]}]"#);
+        assert_eq!(prepared(parts, STRINGS), r#"[{"role":"user","content":"a\nb\nc"}]"#);
+        let listed = r#"[{"role":"user","content":[{"type":"text","text":"a"},{"type":"text","text":"b"},{"type":"text","text":"c"}]}]"#;
+        assert_eq!(prepared(parts, PARTS), listed);
+        assert_eq!(prepared(parts, BOTH), listed);
+        assert_eq!(prepared(r#"[{"content":null,"role":"a"},{"role":"b"}]"#, PARTS), r#"[{"content":"","role":"a"},{"role":"b","content":""}]"#);
+    }
+
+    #[test]
+    fn arguments_become_objects() {
+        let call = |arguments: &str| format!(r#"[{{"role":"assistant","content":"","tool_calls":[{{"function":{{"name":"f","arguments":{arguments}}}}}]}}]"#);
+        assert_eq!(prepared(&call(r#""{\"b\":1,\"a\":[]}""#), STRINGS), call(r#"{"b":1,"a":[]}"#));
+        assert_eq!(prepared(&call(r#"" ""#), STRINGS), call("{}"));
+        assert_eq!(prepared(&call(r#"{"a":1}"#), STRINGS), call(r#"{"a":1}"#));
+        assert!(prepared(&call(r#""{""#), STRINGS).starts_with("!messages[0].tool_calls[0].function.arguments is not JSON"));
+        let odd = r#"[{"role":"assistant","content":"","tool_calls":[{"x":1},7]},{"role":"assistant","content":"","tool_calls":5}]"#;
+        assert_eq!(prepared(odd, STRINGS), odd);
+    }
+
+    #[test]
+    fn what_is_no_message_is_named() {
+        for (text, message) in [
+            ("{}", "!messages is not an array"),
+            ("[1]", "!messages[0] is not an object"),
+            (r#"[{},{"content":[{"type":"image_url"}]}]"#, "!messages[1].content[0]: content of type \"image_url\" is not supported, only text"),
+            (r#"[{"content":[{"type":"text","text":1}]}]"#, "!messages[0].content[0].text is not a string"),
+            (r#"[{"content":[{}]}]"#, "!messages[0].content[0] has no type"),
+        ] {
+            assert_eq!(prepared(text, STRINGS), message);
+        }
+        assert!(prepared("[", STRINGS).starts_with("!messages: "));
+        assert!(prepared(&"[".repeat(100_000), STRINGS).starts_with("!messages: recursion limit"));
+    }
+
+    #[test]
+    fn the_final_message_is_left_open() {
+        let cut = |text: &str, last: Json| cut_after_final(text.to_string(), Some(&last)).map_err(|f| f.message);
+        assert_eq!(cut("<a>so far</a>", json!({"content": "so far"})).as_deref(), Ok("<a>so far"));
+        assert_eq!(cut("<a>so far </a>", json!({"content": "so far "})).as_deref(), Ok("<a>so far "));
+        assert_eq!(cut("<a>so far</a>", json!({"content": " so far "})).as_deref(), Ok("<a>so far"));
+        assert_eq!(cut("x x</a>", json!({"content": "x"})).as_deref(), Ok("x x"));
+        assert_eq!(cut("<a>p</a>", json!({"content": [{"type": "text", "text": "o"}, {"type": "text", "text": "p"}]})).as_deref(), Ok("<a>p"));
+        assert!(cut("<a></a>", json!({"content": "gone"})).is_err());
+        assert!(cut("<a></a>", json!({"content": null})).is_err());
+        assert!(cut_after_final("x".into(), None).is_err());
+    }
+}

@@ -261,3 +261,78 @@ fn json_string(text: &str, ensure_ascii: bool, out: &mut String) {
     }
     out.push('"');
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn value(json: serde_json::Value) -> Value {
+        Value::from_serialize(json)
+    }
+    fn no_names() -> Kwargs {
+        std::iter::empty::<(&str, Value)>().collect()
+    }
+    fn dumps(json: serde_json::Value, named: &[(&str, Value)]) -> String {
+        match tojson(&value(json), Rest(Vec::new()), named.iter().cloned().collect()) {
+            Ok(text) => text.to_string(),
+            Err(e) => format!("!{}", e.detail().unwrap_or("")),
+        }
+    }
+
+    // Every expectation here is what CPython 3.11 prints.
+    #[test]
+    fn str_and_repr() {
+        let text = |json| py_str(&value(json)).unwrap();
+        assert_eq!(text(json!("it's")), "it's");
+        assert_eq!(text(json!(["it's", "say \"x\"", "'\"", "a\n\t\\\r"])), r#"["it's", 'say "x"', '\'"', 'a\n\t\\\r']"#);
+        assert_eq!(text(json!(["\u{0}\u{7f}\u{a0}\u{200b}é日👍\u{e000}"])), r"['\x00\x7f\xa0\u200bé日👍\ue000']");
+        assert_eq!(text(json!({"b": null, "a": [true, false, {}, []], "1": 1.0})), "{'b': None, 'a': [True, False, {}, []], '1': 1.0}");
+        assert_eq!(text(json!([0, -7, 18446744073709551615u64])), "[0, -7, 18446744073709551615]");
+        assert_eq!(py_str(&Value::from(())).unwrap(), "None");
+    }
+
+    #[test]
+    fn floats() {
+        for (x, text) in [
+            (0.0, "0.0"), (-0.0, "-0.0"), (1.0, "1.0"), (0.1, "0.1"), (1e15, "1000000000000000.0"), (1e16, "1e+16"), (123456789012345680.0, "1.2345678901234568e+17"),
+            (0.0001, "0.0001"), (0.00001, "1e-05"), (1.5e-7, "1.5e-07"), (1e100, "1e+100"), (5e-324, "5e-324"), (2.5, "2.5"), (f64::INFINITY, "inf"), (f64::NAN, "nan"),
+        ] {
+            assert_eq!(float_repr(x), text);
+        }
+    }
+
+    #[test]
+    fn json_dumps() {
+        let nested = json!({"b": [1, 2.0, null], "a": {"x": true, "y": {}, "z": []}});
+        assert_eq!(dumps(nested.clone(), &[]), r#"{"b": [1, 2.0, null], "a": {"x": true, "y": {}, "z": []}}"#);
+        assert_eq!(dumps(nested.clone(), &[("sort_keys", true.into()), ("separators", Value::from(vec![",", ":"]))]), r#"{"a":{"x":true,"y":{},"z":[]},"b":[1,2.0,null]}"#);
+        assert_eq!(dumps(json!({"a": [1, {}], "b": 2}), &[("indent", 2.into())]), "{\n  \"a\": [\n    1,\n    {}\n  ],\n  \"b\": 2\n}");
+        assert_eq!(dumps(json!([1]), &[("indent", 0.into())]), "[\n1\n]");
+        assert_eq!(dumps(json!([1]), &[("indent", "->".into())]), "[\n->1\n]");
+        assert_eq!(dumps(json!("<a href='x'>&\u{7f}é\u{2028}\u{1}\n👍"), &[]), "\"<a href='x'>&\u{7f}é\u{2028}\\u0001\\n👍\"");
+        assert_eq!(dumps(json!("é👍\u{7f}"), &[("ensure_ascii", true.into())]), r#""\u00e9\ud83d\udc4d\u007f""#);
+        assert_eq!(dumps(json!("é"), &[("ensure_ascii", Value::from(()))]), "\"é\"");
+    }
+
+    #[test]
+    fn what_json_has_no_word_for() {
+        assert_eq!(tojson(&Value::from(f64::NAN), Rest(vec![]), no_names()).unwrap().to_string(), "NaN");
+        assert_eq!(tojson(&Value::from(f64::NEG_INFINITY), Rest(vec![]), no_names()).unwrap().to_string(), "-Infinity");
+        assert!(tojson(&Value::UNDEFINED, Rest(vec![]), no_names()).is_err());
+        assert!(dumps(json!(1), &[("indent", 1000.into())]).starts_with('!'));
+        assert!(dumps(json!(1), &[("default", 1.into())]).starts_with('!'));
+        assert!(dumps(json!(1), &[("separators", 5.into())]).starts_with('!'));
+    }
+
+    #[test]
+    fn depth_is_bounded() {
+        let mut deep = Value::from(1);
+        for _ in 0..5000 {
+            deep = Value::from(vec![deep]);
+        }
+        assert!(py_str(&deep).is_err());
+        assert!(tojson(&deep, Rest(vec![]), no_names()).is_err());
+        std::mem::forget(deep);  // its own destructor recurses
+    }
+}

@@ -31,7 +31,7 @@ fn string_method(s: &str, name: &str, args: &[Value]) -> Result<Option<Value>, E
         }
         "swapcase" => {
             let () = from_args(args)?;
-            Value::from(s.chars().map(swapcase).collect::<String>())
+            Value::from(s.chars().flat_map(swapcase).collect::<String>())
         }
         "find" | "rfind" | "index" | "rindex" => find(s, name, args)?,
         "count" => {
@@ -105,11 +105,11 @@ fn title(s: &str) -> String {
     out
 }
 
-fn swapcase(c: char) -> char {
-    let mut other = if c.is_uppercase() { c.to_lowercase().to_string() } else { c.to_uppercase().to_string() };
-    match other.chars().count() {
-        1 => other.pop().unwrap_or(c),
-        _ => c,
+fn swapcase(c: char) -> Vec<char> {
+    match (c.is_uppercase(), c.is_lowercase()) {
+        (true, _) => c.to_lowercase().collect(),
+        (_, true) => c.to_uppercase().collect(),
+        _ => vec![c],
     }
 }
 
@@ -117,8 +117,9 @@ fn swapcase(c: char) -> char {
 fn find(s: &str, name: &str, args: &[Value]) -> Result<Value, Error> {
     let (what, start, end): (&str, Option<i64>, Option<i64>) = from_args(args)?;
     let length = s.chars().count() as i64;
-    let clamp = |i: i64| if i < 0 { (i + length).max(0) } else { i.min(length) };
-    let (start, end) = (clamp(start.unwrap_or(0)), clamp(end.unwrap_or(length)));
+    let from_end = |i: i64| if i < 0 { i.saturating_add(length).max(0) } else { i };
+    // A start behind the end finds nothing, not even the empty string.
+    let (start, end) = (from_end(start.unwrap_or(0)), from_end(end.unwrap_or(length)).min(length));
     let byte = |i: i64| s.char_indices().nth(i as usize).map_or(s.len(), |(at, _)| at);
     let hit = if start > end {
         None
@@ -223,4 +224,84 @@ fn pad(s: &str, name: &str, args: &[Value]) -> Result<Value, Error> {
         _ => ("", s),
     };
     Ok(Value::from(format!("{sign}{}{body}{}", fill.repeat(left), fill.repeat(right))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The value as Python would print it, or "!" for an exception.
+    fn call(s: &str, name: &str, args: &[Value]) -> String {
+        match string_method(s, name, args) {
+            Ok(Some(value)) => crate::pyfmt::py_str(&value).unwrap(),
+            Ok(None) => "?".into(),
+            Err(_) => "!".into(),
+        }
+    }
+    fn none() -> Value {
+        Value::from(())
+    }
+
+    // Every expectation here is what CPython 3.11 prints.
+    #[test]
+    fn strip_and_affixes() {
+        assert_eq!(call("\u{1c} \u{3000}a b\u{85}\n", "strip", &[]), "a b");
+        assert_eq!(call("xxaxx", "lstrip", &["x".into()]), "axx");
+        assert_eq!(call("abcabd", "rstrip", &["bad".into()]), "abc");
+        assert_eq!(call("  a ", "rstrip", &[none()]), "  a");
+        assert_eq!(call("abab", "removeprefix", &["ab".into()]), "ab");
+        assert_eq!(call("abab", "removesuffix", &["x".into()]), "abab");
+        assert_eq!(call("a", "strip", &["x".into(), "y".into()]), "!");
+    }
+
+    #[test]
+    fn positions_count_characters() {
+        assert_eq!(call("日本日", "find", &["日".into(), 1.into()]), "2");
+        assert_eq!(call("日本日", "rfind", &["日".into()]), "2");
+        assert_eq!(call("日本日", "find", &["日".into(), 1.into(), 2.into()]), "-1");
+        assert_eq!(call("日本日", "find", &["日".into(), Value::from(-1)]), "2");
+        assert_eq!(call("abc", "find", &["".into(), 3.into()]), "3");
+        assert_eq!(call("abc", "find", &["".into(), 5.into()]), "-1");
+        assert_eq!(call("abc", "index", &["z".into()]), "!");
+        assert_eq!(call("aaa", "count", &["aa".into()]), "1");
+        assert_eq!(call("日本", "count", &["".into()]), "3");
+    }
+
+    #[test]
+    fn splitting() {
+        assert_eq!(call(" a  b c ", "split", &[]), "['a', 'b', 'c']");
+        assert_eq!(call(" a  b c ", "split", &[none(), 1.into()]), "['a', 'b c ']");
+        assert_eq!(call(" a  b c ", "rsplit", &[none(), 1.into()]), "[' a  b', 'c']");
+        assert_eq!(call("a,b,,c", "split", &[",".into()]), "['a', 'b', '', 'c']");
+        assert_eq!(call("a,b,,c", "split", &[",".into(), 2.into()]), "['a', 'b', ',c']");
+        assert_eq!(call("a,b,,c", "rsplit", &[",".into(), 2.into()]), "['a,b', '', 'c']");
+        assert_eq!(call("", "split", &[",".into()]), "['']");
+        assert_eq!(call("", "split", &[]), "[]");
+        assert_eq!(call("abc", "split", &["".into()]), "!");
+        assert_eq!(call("a=b=c", "partition", &["=".into()]), "['a', '=', 'b=c']");
+        assert_eq!(call("a=b=c", "rpartition", &["=".into()]), "['a=b', '=', 'c']");
+        assert_eq!(call("abc", "rpartition", &["=".into()]), "['', '', 'abc']");
+        assert_eq!(call("a\r\nb\u{2028}c\n", "splitlines", &[]), "['a', 'b', 'c']");
+        assert_eq!(call("a\r\nb\n", "splitlines", &[true.into()]), r"['a\r\n', 'b\n']");
+    }
+
+    #[test]
+    fn case_and_classes() {
+        assert_eq!(call("they're BIG x2y", "title", &[]), "They'Re Big X2Y");
+        assert_eq!(call("aBß", "swapcase", &[]), "AbSS");
+        assert_eq!((call("a1", "islower", &[]), call("1", "islower", &[]), call("A1", "isupper", &[])), ("True".into(), "False".into(), "True".into()));
+        assert_eq!((call(" \t\u{1f}", "isspace", &[]), call("", "isspace", &[])), ("True".into(), "False".into()));
+        assert_eq!((call("日a", "isalpha", &[]), call("a1", "isalnum", &[]), call("١2", "isdigit", &[])), ("True".into(), "True".into(), "True".into()));
+    }
+
+    #[test]
+    fn padding() {
+        assert_eq!(call("ab", "center", &[5.into()]), "  ab ");
+        assert_eq!(call("abc", "center", &[6.into(), "*".into()]), "*abc**");
+        assert_eq!(call("-5", "zfill", &[5.into()]), "-0005");
+        assert_eq!(call("日", "ljust", &[3.into(), ".".into()]), "日..");
+        assert_eq!(call("a", "rjust", &[Value::from(-3)]), "a");
+        assert_eq!(call("a", "rjust", &[Value::from(1_i64 << 40)]), "!");
+        assert_eq!(call("a", "nonsense", &[]), "?");
+    }
 }

@@ -405,3 +405,95 @@ pub unsafe extern "C" fn phx_template_render(
         Ok(())
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn template(source: &str) -> PhxTemplate {
+        let mut out = PhxTemplate::new(serde_json::json!({"bos_token": "<s>"}).as_object().unwrap().clone());
+        out.add(PLAIN, source).map_err(|f| f.message).unwrap();
+        out.probe();
+        out
+    }
+    fn input<'a>(messages: &'a str, tools: &'a str, kwargs: &'a str) -> Input<'a> {
+        Input { messages, tools, kwargs, add_generation_prompt: true, continue_final_message: false, now: 0 }
+    }
+    const HI: &str = r#"[{"role":"user","content":"hi"}]"#;
+
+    fn code(source: &str) -> i32 {
+        template(source).render(&input(HI, "", "")).map_or_else(|f| f.code, |_| 0)
+    }
+
+    #[test]
+    fn runaway_templates_are_stopped() {
+        assert_eq!(code("{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}"), LIMIT);
+        assert_eq!(code("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"), INVALID);
+        assert_eq!(code("{% for i in range(100000) %}{{ 'x' * 1000 }}{% endfor %}"), LIMIT);
+        assert_eq!(code("{{ range(100000) | map('string') | join('x' * 1000) }}"), LIMIT);
+    }
+
+    #[test]
+    fn raise_exception_is_its_own_text() {
+        let failure = template("{{ raise_exception('no ' ~ messages[0].role) }}").render(&input(HI, "", "")).err().unwrap();
+        assert_eq!((failure.code, failure.message.as_str()), (INVALID, "no user"));
+        let failure = template("{{ nothing.here.at.all }}").render(&input(HI, "", "")).err().unwrap();
+        assert_eq!(failure.code, INVALID);
+        assert!(failure.message.starts_with("the chat template failed: "), "{}", failure.message);
+    }
+
+    #[test]
+    fn kwargs_leave_internal_names_alone() {
+        let plain = template("{{ a }}{{ messages | length }}{{ bos_token }}");
+        assert_eq!(plain.render(&input(HI, "", r#"{"a":"x"}"#)).ok().as_deref(), Some("x1<s>"));
+        for name in ["messages", "tools", "add_generation_prompt", "bos_token", "raise_exception", "__now__", "namespace"] {
+            let kwargs = format!(r#"{{"{name}":1}}"#);
+            assert_eq!(plain.render(&input(HI, "", &kwargs)).err().map(|f| f.code), Some(INVALID), "{name}");
+        }
+        assert!(plain.render(&input(HI, "", "[]")).is_err());
+    }
+
+    #[test]
+    fn tools_choose_their_own_template() {
+        let mut both = PhxTemplate::new(Map::new());
+        let config = r#"{"chat_template":[{"name":"default","template":"plain"},{"name":"tool_use","template":"tools {{ tools | length }}"}]}"#;
+        both.add_config(config).map_err(|f| f.message).unwrap();
+        assert_eq!(both.render(&input(HI, "", "")).ok().as_deref(), Some("plain"));
+        assert_eq!(both.render(&input(HI, "[]", "")).ok().as_deref(), Some("plain"));
+        assert_eq!(both.render(&input(HI, "[{}]", "")).ok().as_deref(), Some("tools 1"));
+        let load = |config: &str| PhxTemplate::new(Map::new()).add_config(config).map_or_else(|f| f.code, |()| 0);
+        assert_eq!(load("{}"), NOT_FOUND);
+        assert_eq!(load(r#"{"chat_template":null}"#), NOT_FOUND);
+        assert_eq!(load(r#"{"chat_template":5}"#), INVALID);
+        assert_eq!(load(r#"{"chat_template":[{"name":"other","template":"x"}]}"#), INVALID);
+        assert_eq!(load(r#"{"chat_template":"{% if %}"}"#), INVALID);
+        assert_eq!(load("{"), INVALID);
+    }
+
+    #[test]
+    fn generation_tags_are_scopes() {
+        assert_eq!(rewrite_generation_tags("a{%- generation -%}b{% endgeneration %}c"), "a{%- with -%}b{% endwith %}c");
+        assert_eq!(rewrite_generation_tags("{% set generation = 1 %}{{ generation }}{% open"), "{% set generation = 1 %}{{ generation }}{% open");
+        let text = template("{% generation %}{{ messages[0].content }}{% endgeneration %}").render(&input(HI, "", ""));
+        assert_eq!(text.ok().as_deref(), Some("hi"));
+    }
+
+    #[test]
+    fn strftime_of_a_given_time() {
+        assert_eq!(strftime("%Y", 86400 * 365).ok().as_deref(), Some("1971"));
+        assert_eq!(strftime("", 0).ok().as_deref(), Some(""));
+        assert!(strftime("a\0b", 0).is_err());
+    }
+
+    #[test]
+    fn content_formats_are_found_by_rendering() {
+        let format = |source: &str| {
+            let found = template(source).format;
+            (found.takes_string, found.takes_parts)
+        };
+        assert_eq!(format("{{ messages[0].content }}"), (true, false));
+        assert_eq!(format("{% for p in messages[0].content %}{{ p.text }}{% endfor %}"), (false, true));
+        assert_eq!(format("{% set c = messages[0].content %}{% if c is string %}{{ c }}{% else %}{{ c[0].text }}{% endif %}"), (true, true));
+        assert_eq!(format("nothing"), (false, false));
+    }
+}

@@ -1,0 +1,3 @@
+module phalanx/bench-serve
+
+go 1.24

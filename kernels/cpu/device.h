@@ -9,6 +9,7 @@
 
 #include "kernels/cpu/level.h"
 #include "kernels/cpu/pool.h"
+#include "kernels/cpu/slabs.h"
 
 namespace phalanx::kernels::cpu {
 
@@ -45,6 +46,7 @@ struct Device {
 
   const cpu::Level* level;
   cpu::Pool pool;
+  cpu::Slabs slabs;                          // what alloc gave out
   cpu::Scratch shared;                       // one operation's common buffer
   std::vector<cpu::Scratch> thread_scratch;  // one a thread
   char error[192] = "no error";

@@ -49,11 +49,20 @@ void Finish(const Product& p, int64_t row, int64_t rows, int64_t panel, int64_t 
   }
 }
 
+// What a row tile fetches while it computes: the tiles of a group of panels share the fetching of the `panels` next ones, so that
+// memory and arithmetic overlap. `weight` is the first of those.
+void Fetch(TileArgs* t, const char* weight, int64_t panels, int64_t tile, int64_t tiles, int64_t k_bytes) {
+  const int64_t share = std::max<int64_t>(1, tiles / std::max<int64_t>(1, panels)), panel = tile / share, step = 2 * k_bytes / share;
+  t->next = tiles > 1 && panel < panels ? weight + panel * t->panel_bytes + tile % share * step * (t->k / 2) : nullptr;
+  t->next_step = static_cast<int>(step);
+}
+
 void RunTask(const Product& p, int64_t task, float* sums) {
   const int64_t row = task % p.row_tasks * p.task_rows, rows = std::min(p.task_rows, p.m - row);
   const int64_t panel = task / p.row_tasks * p.task_panels, panels = std::min(p.task_panels, p.panels - panel);
   const int tile_rows = p.kernel->tile_rows;
   const bool one_tile = rows <= tile_rows;
+  const int64_t tiles = (rows + tile_rows - 1) / tile_rows;
   const int64_t passes = one_tile ? 1 : (p.padded_k + kKBlock - 1) / kKBlock;
   const int64_t k_block = RoundUp((p.padded_k + passes - 1) / passes, kKAlign);
   const int64_t group = one_tile ? panels : p.kernel->tile_panels;
@@ -71,6 +80,7 @@ void RunTask(const Product& p, int64_t task, float* sums) {
         t.rows = static_cast<int>(std::min<int64_t>(tile_rows, rows - r));
         t.x = p.x + (row + r) / tile_rows * XTileBytes(p) + k * t.rows * p.kernel->x_element_bytes;
         t.c = sums + r * t.c_stride + g * kPanel;
+        Fetch(&t, t.weight + group * p.panel_bytes, std::clamp<int64_t>(panels - g - group, 0, group), r / tile_rows, tiles, k_bytes);
         p.kernel->tile(t);
       }
     }
@@ -103,7 +113,9 @@ Code Linear(Device* device, const LinearArgs* args, Stream) {
                         static_cast<long long>(Columns(args->x)), static_cast<long long>(w.n), static_cast<long long>(w.k),
                         static_cast<long long>(Rows(args->out)), static_cast<long long>(Columns(args->out)));
   }
-  if (w.layout != (w.dtype == kBF16 ? kLayoutBf16 : kLayoutF32)) return device->Fail(kBadShape, "linear: weight layout %d is not packed here", w.layout);
+  if (w.layout != (w.dtype == kBF16 ? kLayoutBf16 : kLayoutF32)) {
+    return device->Fail(kBadShape, "linear: weight layout %d is not packed here", w.layout);
+  }
   p.args = args;
   p.level = device->level;
   p.kernel = w.dtype == kF32 ? &p.level->f32 : args->x.dtype == kF32 ? &p.level->bf16_f32x : &p.level->bf16;

@@ -28,7 +28,11 @@ inline __attribute__((always_inline)) void DotTile(const TileArgs& a, const char
     for (int p = 0; p < Panels; ++p) acc[r][p] = a.first ? _mm512_setzero_ps() : _mm512_loadu_ps(c + r * a.c_stride + p * kPanel);
   }
   const char* x = static_cast<const char*>(a.x);
+  const char* next = a.next != nullptr ? a.next : weight;
+  const int64_t next_step = a.next != nullptr ? a.next_step : 0;
   for (int64_t k = 0; k < a.k; k += 2) {
+    __builtin_prefetch(next, 0, 2);
+    next += next_step;
     __m512bh w[Panels];
     for (int p = 0; p < Panels; ++p) w[p] = (__m512bh)_mm512_loadu_si512(weight + p * a.panel_bytes);
     for (int r = 0; r < Rows; ++r) {

@@ -60,7 +60,11 @@ inline __attribute__((always_inline)) void FmaTile(const TileArgs& a, const char
   }
   const float* x = static_cast<const float*>(a.x);
   const int64_t stride = a.panel_bytes;
+  const char* next = a.next != nullptr ? a.next : weight;
+  const int64_t next_step = a.next != nullptr ? a.next_step : 0;
   for (int64_t k = 0; k < a.k; k += 2) {
+    __builtin_prefetch(next, 0, 2);
+    next += next_step;
     for (int odd = 0; odd < 2; ++odd) {
       typename V::F w[Panels * kVecs];
       for (int p = 0; p < Panels; ++p) {

@@ -27,6 +27,8 @@ struct TileArgs {
   float* c;                // [rows, panels * kPanel] f32
   int64_t c_stride;        // floats
   bool first;              // start from zero instead of from c
+  const char* next;        // memory to fetch meanwhile, because it is multiplied soon; null: none
+  int next_step;           // bytes of it a pair of k
 };
 
 // One way to multiply: how activations are laid out and the tile loop over them.
@@ -51,18 +53,21 @@ struct FinishArgs {
 
 // Attention of `queries` queries over one chunk of positions of one kv head.
 struct ChunkArgs {
-  const float* q;          // [queries, head_dim]
+  const float* q;          // [queries, head_dim], as load_heads left it
   int queries;
   int head_dim;            // multiple of 8
   float scale;
-  const float* k;          // [kChunk, head_dim] f32, rows [begin, end) are valid
-  const float* v;          // [kChunk, head_dim]
+  DType rows;              // of keys and values: bf16 as in the cache, or f32
+  const void* const* k_rows;  // [kChunk] the key of each position; whole groups of four around [begin, end) are readable
+  const void* const* v_rows;  // [kChunk]
+  const void* const* fetch;      // rows to fetch meanwhile, in the order in which they will be needed
+  const void* const* fetch_end;
   const int* begin;        // [queries] first position of the chunk that the query sees
   const int* end;          // [queries] one past the last; end <= begin: sees none
   float* scores;           // [queries, kChunk] scratch
   float* max;              // [queries] out: largest score; -inf if it sees none
   float* sum;              // [queries] out: sum of exp(score - max)
-  float* out;              // [queries, head_dim] out: sum of exp(score - max) * v
+  float* out;              // [queries, head_dim] out: sum of exp(score - max) * v, in the order of load_heads
 };
 constexpr int kChunk = 256;  // positions; chunks begin at multiples of it, so that a row's sums never depend on the cutting
 
@@ -78,6 +83,9 @@ struct Level {
   void (*rope)(const float* x, const float* cosine, const float* sine, int half, float* out);  // x, out [2 * half]
   void (*to_f32)(const void* x, DType dtype, int64_t n, float* out);
   void (*from_f32)(const float* x, int64_t n, DType dtype, void* out);
+  // Heads as f32 in the order of lanes in which attention_chunk takes bf16 rows (paired = true), or in their own; and one back.
+  void (*load_heads)(const void* x, DType dtype, int64_t rows, int head_dim, bool paired, float* out);
+  void (*store_head)(const float* x, int head_dim, bool paired, DType dtype, void* out);
   void (*attention_chunk)(const ChunkArgs& args);
   // *max * scale of a running state and a chunk's: out = out * exp(max - new) + chunk_out * exp(chunk_max - new).
   void (*attention_merge)(int head_dim, float* max, float* sum, float* out, float chunk_max, float chunk_sum, const float* chunk_out);
@@ -87,6 +95,10 @@ struct Level {
   void (*exp_shift)(const float* x, int64_t n, float max, float* out);  // out = exp(x - max)
   int64_t (*count_above)(const float* x, int64_t n, float limit);
   int64_t (*collect)(const float* x, int64_t n, float limit, int32_t* ids);  // ids of values >= limit, ascending
+  // The random words of a draw: one for each id.
+  void (*philox)(uint64_t key, uint32_t position, uint32_t stream, const int32_t* ids, int64_t n, uint32_t* out);
+  // Places whose word is at most mass * scale + 1, and perhaps a few more. Returns how many.
+  int64_t (*within_reach)(const float* mass, const uint32_t* words, int64_t n, float scale, int32_t* places);
   void (*divide)(float* x, int64_t n, float by);
   double (*read_bytes)(const char* data, int64_t bytes);  // sums 64-byte lines, for the bandwidth probe
   double (*fma_loop)(int64_t rounds, float* sink);        // returns the floating operations done, for the peak probe

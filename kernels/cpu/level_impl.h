@@ -40,6 +40,8 @@ phalanx::kernels::cpu::Level MakeLevel(phalanx::kernels::CpuIsa isa) {
   level.rope = RopeRow<V>;
   level.to_f32 = ToFloat<V>;
   level.from_f32 = FromFloat<V>;
+  level.load_heads = LoadHeads<V>;
+  level.store_head = StoreHead<V>;
   level.attention_chunk = AttentionChunk<V>;
   level.attention_merge = AttentionMerge<V>;
   level.row_max = RowMax<V>;
@@ -47,6 +49,8 @@ phalanx::kernels::cpu::Level MakeLevel(phalanx::kernels::CpuIsa isa) {
   level.exp_shift = ExpShift<V>;
   level.count_above = CountAbove<V>;
   level.collect = Collect<V>;
+  level.philox = PhiloxRow<V>;
+  level.within_reach = WithinReach<V>;
   level.divide = DivideRow<V>;
   level.read_bytes = ReadBytes<V>;
   level.fma_loop = FmaLoop<V>;

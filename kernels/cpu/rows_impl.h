@@ -241,6 +241,48 @@ int64_t Collect(const float* x, int64_t n, float limit, int32_t* ids) {
   return count;
 }
 
+// First words of Philox4x32-10 with counters (position, id, stream, 0). Source: Salmon et al., "Parallel random numbers: as easy as
+// 1, 2, 3", SC 2011. Even and odd ids go apart, so that each word sits in the low half of a 64-bit lane, as multiplication wants it.
+template <class V>
+void PhiloxRow(uint64_t key, uint32_t position, uint32_t stream, const int32_t* ids, int64_t n, uint32_t* out) {
+  using W = typename V::W;
+  const W zero = {};
+  for (int64_t i = 0; i < n; i += V::kLanes) {
+    const size_t bytes = static_cast<size_t>(n - i < V::kLanes ? n - i : V::kLanes) * 4;
+    W id = zero;
+    std::memcpy(&id, ids + i, bytes);
+    W c0[2] = {zero + position, zero + position}, c1[2] = {id & 0xffffffffu, id >> 32};
+    W c2[2] = {zero + stream, zero + stream}, c3[2] = {zero, zero};
+    uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
+    for (int round = 0; round < 10; ++round, k0 += 0x9E3779B9, k1 += 0xBB67AE85) {
+      for (int half = 0; half < 2; ++half) {
+        const W p0 = V::MulLow(c0[half], 0xD2511F53), p1 = V::MulLow(c2[half], 0xCD9E8D57);
+        c0[half] = (p1 >> 32) ^ c1[half] ^ uint64_t{k0};
+        c1[half] = p1;
+        c2[half] = (p0 >> 32) ^ c3[half] ^ uint64_t{k1};
+        c3[half] = p0;
+      }
+    }
+    const W words = (c0[0] & 0xffffffffu) | (c0[1] << 32);
+    std::memcpy(out + i, &words, bytes);
+  }
+}
+
+// Places i with words[i] <= mass[i] * scale + 1 and mass[i] * scale >= 0.49, and perhaps some more: words are looked at in steps of 256.
+template <class V>
+int64_t WithinReach(const float* mass, const uint32_t* words, int64_t n, float scale, int32_t* places) {
+  const typename V::F by = V::Set(scale * 0x1p-8f), one = V::Set(1.0f), least = V::Set(0.48f * 0x1p-8f);
+  int64_t count = 0, i = 0;
+  for (; i + V::kLanes <= n; i += V::kLanes) {
+    const typename V::F limit = V::Mul(V::Load(mass + i), by);
+    for (uint32_t bits = V::AtLeast(V::Add(limit, one), V::High24(words + i)) & V::AtLeast(limit, least); bits != 0; bits &= bits - 1) {
+      places[count++] = static_cast<int32_t>(i + __builtin_ctz(bits));
+    }
+  }
+  for (; i < n; ++i) places[count++] = static_cast<int32_t>(i);
+  return count;
+}
+
 template <class V>
 void DivideRow(float* x, int64_t n, float by) {
   const typename V::F d = V::Set(by);
@@ -267,12 +309,9 @@ double FmaLoop(int64_t rounds, float* sink) {
   constexpr int kChains = 12;
   typename V::F acc[kChains];
   const typename V::F a = V::Set(0.999f), b = V::Set(0.001f);
-  for (auto& x : acc) x = V::Set(*sink);
+  for (int i = 0; i < kChains; ++i) acc[i] = V::Set(*sink + static_cast<float>(i));  // all different: none can be left out
   for (int64_t i = 0; i < rounds; ++i) {
-    for (auto& x : acc) {
-      x = V::Fma(x, a, b);
-      asm volatile("" : "+x"(x));
-    }
+    for (auto& x : acc) x = V::Fma(x, a, b);
   }
   float total = 0;
   for (auto& x : acc) total += V::Sum(x);

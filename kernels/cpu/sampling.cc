@@ -55,14 +55,15 @@ void ShapeRow(const SampleArgs& a, const SamplingRow& o, float* x) {
 }
 
 // The chosen id, or -1.
-int32_t DrawRow(const Level& level, const SampleArgs& a, const SamplingRow& o, const float* raw, const RowBuffers& b) {
+int32_t ChooseId(const Level& level, const SampleArgs& a, const SamplingRow& o, const float* raw, const RowBuffers& b) {
   bool bad;
   float top = level.row_max(raw, a.vocab, &bad);
   if (bad) return -1;
   const bool greedy = o.temperature < 1e-5f;
   const bool shaped = o.mask >= 0 || o.bias_end > o.bias_begin || HasPenalty(o);
+  const bool divided = !greedy && o.temperature != 1.0f;
   const float* x = raw;
-  if (shaped || !greedy) {
+  if (shaped || divided) {
     std::copy(raw, raw + a.vocab, b.x);
     x = b.x;
   }
@@ -71,14 +72,14 @@ int32_t DrawRow(const Level& level, const SampleArgs& a, const SamplingRow& o, c
     top = level.row_max(x, a.vocab, &bad);
   }
   if (top == -INFINITY) return -1;
-  if (!greedy) {
-    if (o.temperature != 1.0f) level.divide(b.x, a.vocab, o.temperature);
+  if (divided) {
+    level.divide(b.x, a.vocab, o.temperature);
     top /= o.temperature;
   }
   if (level.collect(x, a.vocab, top, b.ids) == 0) return -1;  // only NaN left: a bias of +infinity on a masked id
-  const int32_t best = b.ids[0];
-  if (greedy) return best;
-  return DrawGumbel(level, o, a.vocab, top, best, TruncationCut(level, o, a.vocab, top, b), b);
+  const DrawRow row{x, a.vocab, top, b.ids[0], !bad};
+  if (greedy) return row.best;
+  return DrawGumbel(level, o, row, TruncationCut(level, o, row, b), b);
 }
 
 struct Report {
@@ -151,7 +152,7 @@ Code Sample(Device* device, const SampleArgs* args, Stream) {
     const RowBuffers b = Carve(device->thread_scratch[thread].Get(0), a.vocab);
     const SamplingRow& o = a.options[row];
     const float* raw = static_cast<const float*>(a.logits.data) + row * a.logits.stride[0];
-    const int32_t id = DrawRow(*device->level, a, o, raw, b);
+    const int32_t id = ChooseId(*device->level, a, o, raw, b);
     a.out_ids[row] = id;
     if (id >= 0 && o.state >= 0) ++a.output_counts[o.state * a.logits.shape[1] + id];
     if (o.num_logprobs < 0) return;

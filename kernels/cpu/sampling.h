@@ -8,7 +8,7 @@ namespace phalanx::kernels::cpu {
 
 // Buffers for one row of `vocab` values.
 struct RowBuffers {
-  float* x;        // [vocab] the shaped row
+  float* x;        // [vocab] the shaped row, where it differs from the raw one
   float* mass;     // [vocab]
   float* spare;    // [vocab]
   int32_t* ids;    // [vocab]
@@ -17,11 +17,20 @@ struct RowBuffers {
 // The k-th largest of x [n], 1 <= k <= n.
 float KthLargest(const Level& level, const float* x, int64_t n, int64_t k, float* spare, int32_t* ids);
 
-// The smallest value that min-p, top-k and top-p leave of b.x [n], which is divided by the temperature; `top` is its maximum.
-float TruncationCut(const Level& level, const SamplingRow& options, int64_t n, float top, const RowBuffers& b);
+// A row to draw from: divided by the temperature.
+struct DrawRow {
+  const float* x;   // [n]
+  int64_t n;
+  float top;        // its maximum
+  int32_t best;     // where that is first
+  bool clean;       // no NaN is in it
+};
 
-// Gumbel-max over values >= cut. `best` is the id of the maximum `top`.
-int32_t DrawGumbel(const Level& level, const SamplingRow& options, int64_t n, float top, int32_t best, float cut, const RowBuffers& b);
+// The smallest value that min-p, top-k and top-p leave; -infinity: they leave all.
+float TruncationCut(const Level& level, const SamplingRow& options, const DrawRow& row, const RowBuffers& b);
+
+// Gumbel-max over values >= cut.
+int32_t DrawGumbel(const Level& level, const SamplingRow& options, const DrawRow& row, float cut, const RowBuffers& b);
 
 // The `count` largest of x [n] into ids, best first, equal values by rising id. count <= n, count <= kMaxTopLogprobs.
 void TopIds(const Level& level, const float* x, int64_t n, int32_t count, int32_t* spare_ids, int32_t* out);

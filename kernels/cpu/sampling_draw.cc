@@ -10,6 +10,7 @@ namespace {
 
 constexpr int64_t kTile = 2048;        // values looked at between two updates of a running limit
 constexpr int64_t kSmall = 2048;       // so few candidates are sorted as they are
+constexpr int64_t kDrawBlock = 512;    // candidates whose random words are made together
 constexpr int kBins = 2048;
 constexpr float kBinsPerUnit = 64.0f;  // 32 units of log-probability below the maximum; the last bin takes the rest
 
@@ -52,22 +53,17 @@ float WalkTopP(const float* sorted, int64_t count, float top, double before, dou
   return kept;
 }
 
-float TopPCut(const Level& level, float p, int64_t n, float top, float cut, const RowBuffers& b) {
-  const int64_t count = level.collect(b.x, n, Finite(cut), b.ids);
-  for (int64_t i = 0; i < count; ++i) b.spare[i] = b.x[b.ids[i]];
+// TopP over b.spare[0..count), which is all that is left, or the largest of it with mass `total` in all of it.
+float TopPOfCandidates(const Level& level, float p, int64_t count, float top, double total, float cut, const RowBuffers& b) {
+  auto greater = [](float a, float c) { return a > c; };
   if (count <= kSmall) {
-    std::sort(b.spare, b.spare + count, [](float a, float c) { return a > c; });
-    double total = 0;
-    for (int64_t i = 0; i < count; ++i) total += std::exp(static_cast<double>(b.spare[i]) - top);
+    std::sort(b.spare, b.spare + count, greater);
     return WalkTopP(b.spare, count, top, 0, p * total);
   }
   // Bins of the distance below the maximum hold the mass; only the bin in which the limit lies is sorted.
-  level.exp_shift(b.spare, count, top, b.mass);
-  double mass[kBins] = {};
+  double mass[kBins] = {}, before = 0;
   auto bin_of = [top](float v) { return static_cast<int>(std::min((top - v) * kBinsPerUnit, static_cast<float>(kBins - 1))); };
   for (int64_t i = 0; i < count; ++i) mass[bin_of(b.spare[i])] += static_cast<double>(b.mass[i]);
-  double total = 0, before = 0;
-  for (double m : mass) total += m;
   int bin = 0;
   while (bin < kBins && before + mass[bin] < p * total) before += mass[bin++];
   if (bin == kBins) return cut;
@@ -76,8 +72,25 @@ float TopPCut(const Level& level, float p, int64_t n, float top, float cut, cons
     if (bin_of(b.spare[i]) == bin) b.spare[inside++] = b.spare[i];
   }
   if (inside == 0) return cut;
-  std::sort(b.spare, b.spare + inside, [](float a, float c) { return a > c; });
+  std::sort(b.spare, b.spare + inside, greater);
   return WalkTopP(b.spare, inside, top, before, p * total);
+}
+
+float TopPCut(const Level& level, float p, const DrawRow& row, float cut, const RowBuffers& b) {
+  // A nucleus is small: values far below the maximum are only counted into the total, unless what is above them turns out too little.
+  const bool narrow = cut == -INFINITY && row.clean;
+  const double all = narrow ? level.exp_sum(row.x, row.n, row.top) : 0;
+  for (float depth = narrow ? 6.0f : INFINITY;; depth *= 2) {
+    const float limit = std::max(Finite(cut), row.top - depth);
+    const int64_t count = level.collect(row.x, row.n, limit, b.ids);
+    for (int64_t i = 0; i < count; ++i) b.spare[i] = row.x[b.ids[i]];
+    level.exp_shift(b.spare, count, row.top, b.mass);
+    double total = 0;
+    for (int64_t i = 0; i < count; ++i) total += static_cast<double>(b.mass[i]);
+    const bool whole = limit == Finite(cut) || depth > 100.0f;  // exp(-100) adds nothing
+    if (whole) return TopPOfCandidates(level, p, count, row.top, total, cut, b);
+    if (total > p * all * (1 + 1e-5)) return TopPOfCandidates(level, p, count, row.top, all, cut, b);
+  }
 }
 
 }  // namespace
@@ -105,34 +118,46 @@ float KthLargest(const Level& level, const float* x, int64_t n, int64_t k, float
   return spare[0];
 }
 
-float TruncationCut(const Level& level, const SamplingRow& o, int64_t n, float top, const RowBuffers& b) {
+float TruncationCut(const Level& level, const SamplingRow& o, const DrawRow& row, const RowBuffers& b) {
   float cut = -INFINITY;
-  if (o.min_p > 0) cut = top + std::log(std::min(o.min_p, 1.0f));
-  if (o.top_k > 0 && o.top_k < n) cut = std::max(cut, KthLargest(level, b.x, n, o.top_k, b.spare, b.ids));
-  if (o.top_p < 1.0f) cut = std::max(cut, TopPCut(level, o.top_p, n, top, cut, b));
+  if (o.min_p > 0) cut = row.top + std::log(std::min(o.min_p, 1.0f));
+  if (o.top_k > 0 && o.top_k < row.n) cut = std::max(cut, KthLargest(level, row.x, row.n, o.top_k, b.spare, b.ids));
+  if (o.top_p < 1.0f) cut = std::max(cut, TopPCut(level, o.top_p, row, cut, b));
   return cut;
 }
 
-int32_t DrawGumbel(const Level& level, const SamplingRow& o, int64_t n, float top, int32_t best, float cut, const RowBuffers& b) {
-  const int64_t count = level.collect(b.x, n, Finite(cut), b.ids);
-  int32_t chosen = best;
-  float noisy = top + GumbelOf(Word(o, best));
-  if (count <= 1) return chosen;
-  for (int64_t i = 0; i < count; ++i) b.spare[i] = b.x[b.ids[i]];
-  level.exp_shift(b.spare, count, top, b.mass);
+int32_t DrawGumbel(const Level& level, const SamplingRow& o, const DrawRow& row, float cut, const RowBuffers& b) {
+  const float* x = row.x;
+  int64_t count = row.n;
+  const bool all = cut == -INFINITY && row.clean;  // ids are places; -infinity has no mass and is never chosen
+  if (!all) {
+    count = level.collect(row.x, row.n, Finite(cut), b.ids);
+    if (count <= 1) return row.best;
+    for (int64_t i = 0; i < count; ++i) b.spare[i] = row.x[b.ids[i]];
+    x = b.spare;
+  }
+  level.exp_shift(x, count, row.top, b.mass);
+  int32_t chosen = row.best, ids[kDrawBlock], places[kDrawBlock];
+  uint32_t words[kDrawBlock];
+  float noisy = row.top + GumbelOf(Word(o, chosen));
   // x + g(u) can only reach `noisy` if u <= exp(x - noisy), because -log1p(-u) >= u. So most candidates cost one random word and
   // no logarithm; the margin covers the rounding of both sides.
-  float scale = std::exp(top - noisy) * 1.001f * 4294967296.0f;
-  for (int64_t i = 0; i < count; ++i) {
-    const float limit = b.mass[i] * scale;
-    if (limit < 0.49f) continue;
-    const uint32_t word = Word(o, b.ids[i]);
-    if (static_cast<float>(word) > limit + 1.0f) continue;
-    const float value = b.spare[i] + GumbelOf(word);
-    if (value < noisy || (value == noisy && b.ids[i] >= chosen)) continue;
-    chosen = b.ids[i];
-    noisy = value;
-    scale = std::exp(top - noisy) * 1.001f * 4294967296.0f;
+  float scale = std::exp(row.top - noisy) * 1.001f * 4294967296.0f;
+  for (int64_t begin = 0; begin < count; begin += kDrawBlock) {
+    const int64_t size = std::min(kDrawBlock, count - begin);
+    for (int64_t i = 0; i < size; ++i) ids[i] = all ? static_cast<int32_t>(begin + i) : b.ids[begin + i];
+    level.philox(o.seed, static_cast<uint32_t>(o.position), o.stream, ids, size, words);
+    const int64_t close = level.within_reach(b.mass + begin, words, size, scale, places);
+    for (int64_t j = 0; j < close; ++j) {
+      const int32_t i = places[j];
+      const float limit = b.mass[begin + i] * scale;
+      if (!(limit >= 0.49f) || static_cast<float>(words[i]) > limit + 1.0f) continue;
+      const float value = x[begin + i] + GumbelOf(words[i]);
+      if (value < noisy || (value == noisy && ids[i] >= chosen)) continue;
+      chosen = ids[i];
+      noisy = value;
+      scale = std::exp(row.top - noisy) * 1.001f * 4294967296.0f;
+    }
   }
   return chosen;
 }

@@ -96,10 +96,10 @@ Code Info(Device* device, DeviceInfo* out) {
 const char* LastError(Device* device) { return device->error; }
 
 Code Alloc(Device* device, size_t bytes, void** out) {
-  *out = bytes > SIZE_MAX - 128 ? nullptr : std::aligned_alloc(64, bytes / 64 * 64 + 64);
+  *out = device->slabs.Take(bytes);
   return *out == nullptr ? device->Fail(kOutOfMemory, "alloc: no memory for %zu bytes", bytes) : kOk;
 }
-void Free(Device*, void* memory) { std::free(memory); }
+void Free(Device* device, void* memory) { device->slabs.Give(memory); }
 Code Copy(Device*, void* to, const void* from, size_t bytes, Stream) {
   if (bytes > 0) std::memcpy(to, from, bytes);
   return kOk;

@@ -67,6 +67,15 @@ struct VecAvx2 {
     F abcd = _mm256_hadd_ps(ab, cd);
     _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(abcd), _mm256_extractf128_ps(abcd, 1)));
   }
+  // The upper 24 bits of words, as whole numbers.
+  static inline F High24(const uint32_t* p) {
+    return _mm256_cvtepi32_ps(_mm256_srli_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), 8));
+  }
+  // Lanes of 64 bits: the low halves times a 32-bit number.
+  typedef uint64_t W __attribute__((vector_size(32)));
+  static inline W MulLow(W a, uint32_t by) {
+    return reinterpret_cast<W>(_mm256_mul_epu32(reinterpret_cast<__m256i>(a), _mm256_set1_epi64x(by)));
+  }
   static inline uint32_t AtLeast(F v, F limit) { return _mm256_movemask_ps(_mm256_cmp_ps(v, limit, _CMP_GE_OQ)); }
   static inline uint32_t Above(F v, F limit) { return _mm256_movemask_ps(_mm256_cmp_ps(v, limit, _CMP_GT_OQ)); }
   static inline uint32_t NotBelowInfinity(F v) {

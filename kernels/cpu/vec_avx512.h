@@ -55,6 +55,11 @@ struct VecAvx512 {
     __m256 sums = _mm256_hadd_ps(_mm256_hadd_ps(x, y), _mm256_hadd_ps(z, w));
     _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps(sums, 1)));
   }
+  static inline F High24(const uint32_t* p) { return _mm512_cvtepi32_ps(_mm512_srli_epi32(_mm512_loadu_si512(p), 8)); }
+  typedef uint64_t W __attribute__((vector_size(64)));
+  static inline W MulLow(W a, uint32_t by) {
+    return reinterpret_cast<W>(_mm512_mul_epu32(reinterpret_cast<__m512i>(a), _mm512_set1_epi64(by)));
+  }
   static inline uint32_t AtLeast(F v, F limit) { return _mm512_cmp_ps_mask(v, limit, _CMP_GE_OQ); }
   static inline uint32_t Above(F v, F limit) { return _mm512_cmp_ps_mask(v, limit, _CMP_GT_OQ); }
   static inline uint32_t NotBelowInfinity(F v) { return _mm512_cmp_ps_mask(v, Set(__builtin_inff()), _CMP_NLT_UQ); }

@@ -77,6 +77,11 @@ struct VecPortable {
     out[3] = Sum(d);
   }
   // One bit a lane: value >= limit, value > limit, and value is NaN or +infinity.
+  static inline F High24(const uint32_t* p) {
+    return F{static_cast<float>(p[0] >> 8), static_cast<float>(p[1] >> 8), static_cast<float>(p[2] >> 8), static_cast<float>(p[3] >> 8)};
+  }
+  typedef uint64_t W __attribute__((vector_size(16)));
+  static inline W MulLow(W a, uint32_t by) { return (a & 0xffffffffu) * by; }
   static inline uint32_t AtLeast(F v, F limit) { return Bits(v >= limit); }
   static inline uint32_t Above(F v, F limit) { return Bits(v > limit); }
   static inline uint32_t NotBelowInfinity(F v) { return ~Bits(v < Set(__builtin_inff())) & 0xf; }

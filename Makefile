@@ -5,11 +5,12 @@ ARGS ?=
 BUILD ?= build
 JOBS ?= $(shell nproc)
 
-.PHONY: help serve build test nightly asan tsan bench install clean
+.PHONY: help serve build cuda test nightly asan tsan bench install clean
 help:
 	@echo 'make serve [MODEL=demo|smollm2|PATH] [PORT=8000] [ARGS=...]   install, build, serve'
 	@echo 'make test      install, build, run every test that CI runs'
 	@echo 'make build     install, build'
+	@echo 'make cuda [CUDA_ARCHS=90a]   the CUDA plug-in (fetches CUDA 13.0 if there is no toolkit)'
 	@echo 'make asan      unit tests with address and undefined-behaviour checks'
 	@echo 'make tsan      unit tests with the race detector'
 	@echo 'make nightly   the tests, both sanitizers and the long ones'
@@ -41,6 +42,13 @@ build:
 	@scripts/setup.sh build
 	@test -f $(BUILD)/build.ninja || cmake -S . -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release
 	@ninja -C $(BUILD) -j $(JOBS) programs
+
+# The plug-in is a project of its own; `build` never needs a toolkit.
+CUDA_ARCHS ?= 90a
+cuda:
+	@root=$$(scripts/setup_cuda.sh) && cmake -S kernels/cuda -B $(BUILD)/cuda -G Ninja -DCMAKE_BUILD_TYPE=Release -DCUDA_ROOT="$$root" \
+	  -DCUDA_ARCHS='$(CUDA_ARCHS)' -DPHALANX_PLUGIN_DIR='$(abspath $(BUILD))' >/dev/null
+	@ninja -C $(BUILD)/cuda -j $(JOBS)
 
 test:
 	@scripts/setup.sh test

@@ -27,6 +27,7 @@ namespace {
 
 constexpr std::chrono::milliseconds kTick{10};
 constexpr std::chrono::milliseconds kCloseGrace{1000};
+constexpr std::chrono::milliseconds kLocalBackoffMax{200};  // looking for a socket on this host costs nothing
 constexpr int kStreamsMax = 32768;           // of one connection: a gateway brings all its requests on one
 
 using Seconds = std::chrono::duration<double>;
@@ -76,6 +77,7 @@ std::vector<std::unique_ptr<rpc::WorkerClient>> MakeLinks(const RouterOptions& o
     rpc::WorkerClientOptions link;
     link.worker = static_cast<int>(links.size());
     link.address = address;
+    if (address.rfind("unix:", 0) == 0) link.backoff_max = kLocalBackoffMax;
     links.push_back(std::make_unique<rpc::WorkerClient>(std::move(link)));
   }
   return links;

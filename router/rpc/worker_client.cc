@@ -93,8 +93,12 @@ void WorkerClient::Loop() {
     bool was_up = false;
     const absl::Status why = Live(&was_up);
     if (stopping()) return;
-    // A worker that stays away is mentioned once.
-    if (was_up || !told) services::LogWarning("worker {} at {}: {}", options_.worker, options_.address, std::string(why.message()));
+    // A worker that stays away is mentioned once, and one that has not come up yet is no reason to worry: they start together.
+    if (was_up) {
+      services::LogWarning("worker {} at {}: {}", options_.worker, options_.address, std::string(why.message()));
+    } else if (!told) {
+      services::LogInfo("waiting for worker {} at {}", options_.worker, options_.address);
+    }
     told = true;
     // A worker that comes up and fails at once is treated like one that does not come up.
     if (was_up && std::chrono::steady_clock::now() - begun > options_.backoff_max) wait = options_.backoff_min;

@@ -90,9 +90,9 @@ std::vector<Flag> MakeFlags() {
        .help = "every stream ends with its usage", .shown_default = "off"},
 
       {.group = kCache, .name = "max-num-seqs", .kind = Kind::kWhole, .owners = kWorker, .help = "sequences in one step of a worker",
-       .shown_default = "256", .min = 1, .max = 65536, .suffixes = true},
+       .shown_default = "256, 1024 on a GPU of 70 GiB or more", .min = 1, .max = 65536, .suffixes = true},
       {.group = kCache, .name = "max-num-batched-tokens", .kind = Kind::kWhole, .owners = kWorker, .help = "tokens in one step of a worker",
-       .shown_default = "512 on a CPU, at least --max-num-seqs", .unit = "tokens", .min = 1, .max = 1 << 20, .suffixes = true},
+       .shown_default = "512 on a CPU, 2048 on a GPU, 8192 on one of 70 GiB or more", .unit = "tokens", .min = 1, .max = 1 << 20, .suffixes = true},
       {.group = kCache, .name = "max-num-queued-reqs", .kind = Kind::kWhole, .owners = kRouter,
        .help = "waiting and running requests together; more are refused with 429; 0 = no limit of its own", .shown_default = "0", .min = 0},
       {.group = kCache, .name = "resume-timeout", .kind = Kind::kReal, .owners = kRouter,
@@ -113,7 +113,7 @@ std::vector<Flag> MakeFlags() {
        .why = "the KV cache has the dtype of the model"},
 
       {.group = kDevice, .name = "device", .owners = kWorker, .help = "where the model runs", .shown_default = "auto",
-       .choices = {"auto", "cpu", "cuda"}, .only = {"auto", "cpu"}, .why = "this build has the CPU back end only"},
+       .choices = {"auto", "cpu", "cuda"}},
       {.group = kDevice, .name = "num-workers", .kind = Kind::kWhole, .owners = kLauncher,
        .help = "workers, each with the whole model; they share the cores", .field = &ServeFlags::num_workers, .min = 1, .max = 64},
       {.group = kDevice, .name = "threads", .kind = Kind::kWhole, .owners = kLauncher, .help = "compute threads of all workers together",
@@ -122,8 +122,8 @@ std::vector<Flag> MakeFlags() {
        .help = "threads of the router that render and encode prompts", .shown_default = "2", .min = 1, .max = 256},
       {.group = kDevice, .name = "cpu-isa", .owners = kWorker, .help = "highest instruction set to use", .shown_default = "auto",
        .choices = {"auto", "portable", "avx2", "avx512", "avx512_bf16", "amx_bf16"}},
-      {.group = kDevice, .name = "enforce-eager", .kind = Kind::kSwitch, .owners = kWorker, .help = "no graphs (the CPU back end has none)",
-       .shown_default = "off", .note = "--enforce-eager: the CPU back end has no graphs, so it is always eager"},
+      {.group = kDevice, .name = "enforce-eager", .kind = Kind::kSwitch, .owners = kWorker, .help = "no graphs (no back end has any yet)",
+       .shown_default = "off", .note = "--enforce-eager: no back end has graphs yet, so it is always eager"},
       {.group = kDevice, .name = "tensor-parallel-size", .kind = Kind::kWhole, .help = "devices that share one model",
        .shown_default = "1", .alias = "-tp", .min = 1, .only = {"1"}, .why = "a worker runs on one device"},
       {.group = kDevice, .name = "pipeline-parallel-size", .kind = Kind::kWhole, .help = "devices in a row", .shown_default = "1",
@@ -261,8 +261,8 @@ std::vector<Refusal> MakeRefusals() {
 
       // Device and processes.
       {"compilation-config", Kind::kText, kNoCompile, {}, "-O"},
-      {"max-seq-len-to-capture", Kind::kWhole, "the CPU back end has no graphs"},
-      {"cuda-graph-sizes", Kind::kList, "the CPU back end has no graphs"},
+      {"max-seq-len-to-capture", Kind::kWhole, "no back end has graphs yet"},
+      {"cuda-graph-sizes", Kind::kList, "no back end has graphs yet"},
       {"attention-backend", Kind::kText, "the device's kernels are chosen at start"},
       {"distributed-executor-backend", Kind::kText, kOneHost, {"mp", "uni"}},
       {"worker-cls", Kind::kText, kNoPlugins},

@@ -80,7 +80,6 @@ TEST(ServeOptions, RefusalsNameTheFlagAndTheReason) {
       {{"-tp", "2"}, "--tensor-parallel-size '2' is not served yet: a worker runs on one device (accepted: 1)"},
       {{"-pp=4"}, "--pipeline-parallel-size '4' is not served yet: a worker runs on one device (accepted: 1)"},
       {{"--data-parallel-size", "2"}, "--data-parallel-size '2' is not served yet: --num-workers gives replicas on one host (accepted: 1)"},
-      {{"--device", "cuda"}, "--device 'cuda' is not served yet: this build has the CPU back end only (accepted: auto, cpu)"},
       {{"--enable-lora"}, "--enable-lora is not served: LoRA adapters are not loaded"},
       {{"--scheduling-policy", "priority"},
        "--scheduling-policy 'priority' is not served: sequences are scheduled first come, first served (accepted: fcfs)"},

@@ -207,7 +207,7 @@ absl::Status RunServe(const ServeOptions& options) {
   services::StopSignal& stop = services::StopSignal::Install();
   PHX_ASSIGN_OR_RETURN(const std::unique_ptr<SocketFolder> folder, SocketFolder::Make());
   places.socket_folder = folder->path();
-  LogInfo("phalanx {}: model {}{}, {} worker{} on the CPU", PHALANX_VERSION, options.own.model,
+  LogInfo("phalanx {}: model {}{}, {} worker{}", PHALANX_VERSION, options.own.model,
           places.model_path == options.own.model ? "" : absl::StrCat(" (", places.model_path, ")"), options.own.num_workers,
           options.own.num_workers == 1 ? "" : "s");
   for (const std::string& note : options.notes) LogInfo("{}", note);

@@ -253,7 +253,6 @@ def test_bench_becomes_the_bench_program(tmp_path):
     (["{m}", "--port"], "--port needs a value"),
     (["{m}", "{m}2"], "unexpected argument '{m}2'"),
     (["{m}", "--max-model-len", "0"], "--max-model-len: '0' is not between 2 and 16777216"),
-    (["{m}", "--device", "cuda"], "--device 'cuda' is not served yet: "),
     (["{m}", "-tp", "2"], "--tensor-parallel-size '2' is not served yet: "),
     (["{m}", "--quantization", "bitsandbytes"], "--quantization 'bitsandbytes' is not served yet: "),
     (["{m}", "--enable-lora"], "--enable-lora is not served: "),
@@ -627,6 +626,13 @@ def test_a_port_in_use_is_named_by_the_real_gateway():
         with demo("--port", port) as launch:
             assert launch.end() == 1
             assert port in launch.err.splitlines()[-1]
+
+
+def test_an_explicit_gpu_is_never_replaced(monkeypatch):
+    monkeypatch.setenv("PHALANX_CUDA_PLUGIN", "/no/such/plugin.so")
+    with demo("--device", "cuda") as launch:
+        assert launch.end() == 1
+        assert "--device cuda: there is no CUDA plug-in" in launch.err.splitlines()[-1]
 
 
 def default_of(help_text, name):

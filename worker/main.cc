@@ -1,14 +1,12 @@
 // phalanx-worker: loads a model onto a back end and serves tokens over the worker protocol.
 #include <chrono>
 #include <cstdio>
-#include <memory>
 #include <string>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
-#include "kernels/load.h"
 #include "services/log.h"
 #include "services/ready.h"
+#include "worker/back_end.h"
 #include "worker/options.h"
 
 namespace phalanx::worker {
@@ -16,40 +14,16 @@ namespace {
 
 constexpr char kVersion[] = PHALANX_VERSION;
 
-// The device outlives the executor on it.
-using DevicePtr = std::unique_ptr<kernels::Device, void (*)(kernels::Device*)>;
-
-absl::StatusOr<DevicePtr> OpenDevice(const WorkerOptions& options, const kernels::Table& table) {
-  const kernels::DeviceOptions device_options = ResolveDevice(options);
-  kernels::Device* device = nullptr;
-  char error[256] = "";
-  if (table.create(&device_options, &device, error, sizeof(error)) != kernels::kOk) {
-    return absl::FailedPreconditionError(absl::StrCat("the ", table.name, " back end cannot start: ", error));
-  }
-  return DevicePtr(device, table.destroy);
-}
-
-absl::StatusOr<std::string> DeviceName(const kernels::Table& table, kernels::Device* device) {
-  kernels::DeviceInfo info{};
-  if (table.info(device, &info) != kernels::kOk) return absl::InternalError(table.last_error(device));
-  return std::string(info.name);
-}
-
-// `auto` takes what is there, which today is the CPU. An explicit wish is never replaced by something else.
-absl::StatusOr<const kernels::Table*> ChooseTable(const WorkerOptions& options) {
-  if (options.device == "cuda") return absl::UnimplementedError("--device cuda is not served yet: this build has the CPU back end only");
-  return kernels::FindTable("cpu", {{kernels::CpuTable()}, {}});
-}
-
 absl::Status Load(const WorkerOptions& options) {
   const auto begin = std::chrono::steady_clock::now();
   services::PrintProgress(0, "reading the configuration");
   PHX_ASSIGN_OR_RETURN(const model::ModelConfig config, model::ReadModelConfig(options.model));
-  PHX_ASSIGN_OR_RETURN(exec::ExecutorOptions executor_options, ResolveExecutor(options, config));
-  PHX_ASSIGN_OR_RETURN(const kernels::Table* table, ChooseTable(options));
-  PHX_ASSIGN_OR_RETURN(DevicePtr device, OpenDevice(options, *table));
+  PHX_ASSIGN_OR_RETURN(const BackEnd back_end, OpenBackEnd(options.device, ResolveDevice(options), PluginPaths()));
+  PHX_ASSIGN_OR_RETURN(exec::ExecutorOptions executor_options,
+                       ResolveExecutor(options, config, {back_end.gpu, back_end.info.memory_total}));
   ServeOptions serve = ResolveServe(options, config, executor_options);
-  PHX_ASSIGN_OR_RETURN(serve.device, DeviceName(*table, device.get()));
+  serve.device = back_end.info.name;
+  if (!back_end.note.empty()) services::LogInfo("{}", back_end.note);
   serve.version = kVersion;
   services::LogInfo("loading {} ({}), {} on {}", options.model, serve.architecture, serve.dtype, serve.device);
   executor_options.progress = [last = -1](double fraction) mutable {
@@ -58,7 +32,7 @@ absl::Status Load(const WorkerOptions& options) {
     last = percent;
     services::PrintProgress(fraction, "loading weights");
   };
-  PHX_ASSIGN_OR_RETURN(auto executor, exec::MakeExecutor(*table, device.get(), executor_options));
+  PHX_ASSIGN_OR_RETURN(auto executor, exec::MakeExecutor(*back_end.table, back_end.device.get(), executor_options));
   const core::ExecutorInfo& info = executor->info();
   services::LogInfo("loaded in {:.2f} s", std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
   // vLLM's words: people grep for them.

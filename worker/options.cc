@@ -16,7 +16,7 @@ constexpr std::pair<const char*, kernels::CpuIsa> kIsas[] = {
 absl::StatusOr<kernels::DType> ResolveDType(const std::string& dtype) {
   if (dtype == "auto" || dtype == "bfloat16") return kernels::kBF16;
   if (dtype == "float32" || dtype == "float") return kernels::kF32;
-  return absl::UnimplementedError(absl::StrCat("--dtype ", dtype, " is not served on the CPU: use bfloat16 or float32"));
+  return absl::UnimplementedError(absl::StrCat("--dtype ", dtype, " is not served yet: use bfloat16 or float32"));
 }
 
 absl::StatusOr<int32_t> ResolveContext(const WorkerOptions& options, const model::ModelConfig& config) {
@@ -28,14 +28,22 @@ absl::StatusOr<int32_t> ResolveContext(const WorkerOptions& options, const model
   return static_cast<int32_t>(*options.max_model_len);
 }
 
+constexpr uint64_t kLargeGpu = uint64_t{70} << 30;  // from here on vLLM takes its larger defaults
+
+int32_t ResolveSequences(const WorkerOptions& options, const DeviceKind& device) {
+  if (options.max_num_seqs) return static_cast<int32_t>(*options.max_num_seqs);
+  return device.gpu && device.memory_total >= kLargeGpu ? 1024 : 256;
+}
+
 // Without chunks a prompt is computed in one step, so a step must hold the longest one.
-absl::StatusOr<int32_t> ResolveStepTokens(const WorkerOptions& options, int32_t context) {
+absl::StatusOr<int32_t> ResolveStepTokens(const WorkerOptions& options, const DeviceKind& device, int32_t context, int32_t sequences) {
   if (!options.max_num_batched_tokens) {
-    return options.enable_chunked_prefill ? std::max(kCpuStepTokens, options.max_num_seqs) : std::max(context, options.max_num_seqs);
+    const int32_t usual = !device.gpu ? kCpuStepTokens : device.memory_total >= kLargeGpu ? 8192 : 2048;
+    return std::max(options.enable_chunked_prefill ? usual : context, sequences);
   }
   const int64_t tokens = *options.max_num_batched_tokens;
-  if (tokens < options.max_num_seqs) {
-    return absl::InvalidArgumentError(absl::StrCat("--max-num-batched-tokens ", tokens, " is less than --max-num-seqs ", options.max_num_seqs,
+  if (tokens < sequences) {
+    return absl::InvalidArgumentError(absl::StrCat("--max-num-batched-tokens ", tokens, " is less than --max-num-seqs ", sequences,
                                                    ": each running sequence needs one token a step"));
   }
   if (!options.enable_chunked_prefill && tokens < context) {
@@ -64,11 +72,12 @@ void BindOptions(services::OptionSet& set, WorkerOptions& o) {
   set.Add("threads", &o.threads, "of the CPU back end; 0 = all cores this process may run on", {.min = 0, .max = 1024});
   set.Add("cpu-isa", &o.cpu_isa, "highest instruction set to use",
           {.choices = {"auto", "portable", "avx2", "avx512", "avx512_bf16", "amx_bf16"}});
-  set.Add("enforce-eager", &o.enforce_eager, "no graphs (the CPU back end has none)");
+  set.Add("enforce-eager", &o.enforce_eager, "no graphs (no back end has any yet)");
   set.Group("Cache and scheduler");
-  set.Add("max-num-seqs", &o.max_num_seqs, "sequences in one step", {.min = 1, .max = 65536});
+  set.Add("max-num-seqs", &o.max_num_seqs, "sequences in one step",
+          {.shown_default = "256, 1024 on a GPU of 70 GiB or more", .min = 1, .max = 65536});
   set.Add("max-num-batched-tokens", &o.max_num_batched_tokens, "tokens in one step",
-          {.unit = "tokens", .shown_default = "512 on a CPU, at least --max-num-seqs", .min = 1, .max = 1 << 20, .suffixes = true});
+          {.unit = "tokens", .shown_default = "512 on a CPU, 2048 on a GPU, 8192 on one of 70 GiB or more", .min = 1, .max = 1 << 20, .suffixes = true});
   set.Add("block-size", &o.block_size, "tokens in a KV block", {.unit = "tokens", .choices = {"8", "16", "32", "64", "128"}});
   set.Add("gpu-memory-utilization", &o.gpu_memory_utilization, "share of the device's memory to use", {.min = 0.01, .max = 1});
   set.Add("kv-cache-memory-bytes", &o.kv_cache_memory_bytes, "size of the KV cache; overrides --gpu-memory-utilization",
@@ -81,14 +90,15 @@ void BindOptions(services::OptionSet& set, WorkerOptions& o) {
   set.Add("log-format", &o.log.format, "of log lines", {.choices = {"text", "json"}});
 }
 
-absl::StatusOr<exec::ExecutorOptions> ResolveExecutor(const WorkerOptions& options, const model::ModelConfig& config) {
+absl::StatusOr<exec::ExecutorOptions> ResolveExecutor(const WorkerOptions& options, const model::ModelConfig& config,
+                                                      const DeviceKind& device) {
   exec::ExecutorOptions out;
   out.model_path = options.model;
   PHX_ASSIGN_OR_RETURN(out.dtype, ResolveDType(options.dtype));
   out.kv_dtype = out.dtype;
   PHX_ASSIGN_OR_RETURN(out.max_model_len, ResolveContext(options, config));
-  PHX_ASSIGN_OR_RETURN(out.max_num_batched_tokens, ResolveStepTokens(options, out.max_model_len));
-  out.max_num_seqs = options.max_num_seqs;
+  out.max_num_seqs = ResolveSequences(options, device);
+  PHX_ASSIGN_OR_RETURN(out.max_num_batched_tokens, ResolveStepTokens(options, device, out.max_model_len, out.max_num_seqs));
   out.block_size = options.block_size;
   out.kv_cache_bytes = static_cast<uint64_t>(options.kv_cache_memory_bytes.value_or(0));
   out.gpu_memory_utilization = options.gpu_memory_utilization;

@@ -24,14 +24,14 @@ struct WorkerOptions {
   std::string dtype = "auto";
   std::string device = "auto";
   std::optional<int64_t> max_model_len;          // absent: the model's own
-  int max_num_seqs = 256;
-  std::optional<int64_t> max_num_batched_tokens;  // absent: kCpuStepTokens, or max_model_len without chunked prefill
+  std::optional<int64_t> max_num_seqs;           // absent: vLLM's, by the size of the GPU; on a CPU 256
+  std::optional<int64_t> max_num_batched_tokens;  // absent: vLLM's, by the size of the GPU; on a CPU kCpuStepTokens
   int block_size = 16;
   double gpu_memory_utilization = 0.92;
   std::optional<int64_t> kv_cache_memory_bytes;
   bool enable_prefix_caching = true;
   bool enable_chunked_prefill = true;
-  bool enforce_eager = false;                    // the CPU back end has no graphs: both values mean the same there
+  bool enforce_eager = false;                    // no graphs; there are none yet, so both values mean the same
   int max_logprobs = 20;                         // -1 = all the kernel table gives
   int max_num_queued_reqs = 4096;
   double shutdown_timeout_s = 30;
@@ -44,10 +44,16 @@ struct WorkerOptions {
 // already as fast as with more.
 constexpr int32_t kCpuStepTokens = 512;
 
+// What of a device decides defaults.
+struct DeviceKind {
+  bool gpu = false;
+  uint64_t memory_total = 0;                     // bytes
+};
+
 void BindOptions(services::OptionSet& set, WorkerOptions& options);
 
 // The executor's and the door's options for this model. Errors: kInvalidArgument or kUnimplemented naming the flag.
-absl::StatusOr<exec::ExecutorOptions> ResolveExecutor(const WorkerOptions& options, const model::ModelConfig& config);
+absl::StatusOr<exec::ExecutorOptions> ResolveExecutor(const WorkerOptions& options, const model::ModelConfig& config, const DeviceKind& device);
 ServeOptions ResolveServe(const WorkerOptions& options, const model::ModelConfig& config, const exec::ExecutorOptions& executor);
 
 // Threads and the highest instruction set, for the CPU table.

@@ -17,14 +17,14 @@ model::ModelConfig Config() {
 }
 
 std::string ErrorOf(const WorkerOptions& options) {
-  const auto out = ResolveExecutor(options, Config());
+  const auto out = ResolveExecutor(options, Config(), {});
   return out.ok() ? "" : std::string(out.status().message());
 }
 
 TEST(ResolveExecutor, TakesTheContextFromTheModelAndModestStepsOnACpu) {
   WorkerOptions options;
   options.model = "m";
-  const auto out = ResolveExecutor(options, Config());
+  const auto out = ResolveExecutor(options, Config(), {});
   ASSERT_TRUE(out.ok()) << out.status();
   EXPECT_EQ(out->max_model_len, 4096);
   EXPECT_EQ(out->max_num_batched_tokens, kCpuStepTokens);
@@ -35,14 +35,24 @@ TEST(ResolveExecutor, TakesTheContextFromTheModelAndModestStepsOnACpu) {
 TEST(ResolveExecutor, AStepHoldsOneTokenOfEverySequenceAndWithoutChunksTheWholeContext) {
   WorkerOptions options;
   options.max_num_seqs = 700;
-  EXPECT_EQ(ResolveExecutor(options, Config())->max_num_batched_tokens, 700);
+  EXPECT_EQ(ResolveExecutor(options, Config(), {})->max_num_batched_tokens, 700);
   options.enable_chunked_prefill = false;
-  EXPECT_EQ(ResolveExecutor(options, Config())->max_num_batched_tokens, 4096);
+  EXPECT_EQ(ResolveExecutor(options, Config(), {})->max_num_batched_tokens, 4096);
   options.max_num_batched_tokens = 4095;
   EXPECT_THAT(ErrorOf(options), HasSubstr("--no-enable-chunked-prefill"));
   options.enable_chunked_prefill = true;
   options.max_num_batched_tokens = 699;
   EXPECT_THAT(ErrorOf(options), HasSubstr("--max-num-seqs 700"));
+}
+
+TEST(ResolveExecutor, TakesVllmsDefaultsByTheSizeOfTheGpu) {
+  const WorkerOptions options;
+  const auto small = ResolveExecutor(options, Config(), {true, uint64_t{16} << 30});
+  EXPECT_EQ(small->max_num_seqs, 256);
+  EXPECT_EQ(small->max_num_batched_tokens, 2048);
+  const auto large = ResolveExecutor(options, Config(), {true, uint64_t{79} << 30});
+  EXPECT_EQ(large->max_num_seqs, 1024);
+  EXPECT_EQ(large->max_num_batched_tokens, 8192);
 }
 
 TEST(ResolveExecutor, RefusesMoreContextThanTheModelHasAndSaysBoth) {

@@ -1,5 +1,5 @@
 // A developer's helper, not shipped: generates greedily from token ids on a chosen back end and prints ids and figures.
-//   generate MODEL [--ids 1,2,3] [--tokens N] [--prompt N] [--batch N] [--f32] [--reference] [--threads N]
+//   generate MODEL [--ids 1,2,3] [--tokens N] [--prompt N] [--batch N] [--f32] [--reference | --plugin FILE] [--threads N]
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -9,6 +9,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
+#include "kernels/load.h"
 #include "worker/exec/executor.h"
 
 namespace phalanx::worker::exec {
@@ -20,6 +21,7 @@ struct Arguments {
   int tokens = 32;
   int batch = 1;
   bool reference = false;
+  std::string plugin;                 // a back end's shared object
   kernels::DeviceOptions device{};
 };
 
@@ -46,6 +48,8 @@ Arguments Parse(int argc, char** argv) {
       out.ids.resize(std::atoi(value));
       for (size_t j = 0; j < out.ids.size(); ++j) out.ids[j] = static_cast<int32_t>(j * 37 % 500);
       ++i;
+    } else if (flag == "--plugin") {
+      out.plugin = argv[++i];
     } else if (flag == "--tokens") {
       out.tokens = std::atoi(argv[++i]);
     } else if (flag == "--batch") {
@@ -57,8 +61,15 @@ Arguments Parse(int argc, char** argv) {
   return out;
 }
 
+const kernels::Table* ChooseTable(const Arguments& arguments) {
+  if (arguments.plugin.empty()) return arguments.reference ? kernels::ReferenceTable() : kernels::CpuTable();
+  auto table = kernels::OpenPlugin(arguments.plugin);
+  if (!table.ok()) std::fprintf(stderr, "%s\n", std::string(table.status().message()).c_str()), std::exit(1);
+  return *table;
+}
+
 int Generate(const Arguments& arguments) {
-  const kernels::Table& table = arguments.reference ? *kernels::ReferenceTable() : *kernels::CpuTable();
+  const kernels::Table& table = *ChooseTable(arguments);
   kernels::Device* device = nullptr;
   char error[256] = "";
   if (table.create(&arguments.device, &device, error, sizeof error) != kernels::kOk) return std::fprintf(stderr, "%s\n", error), 1;

@@ -1,0 +1,112 @@
+// kernels/cuda/device.h: the CUDA device: its stream, its libraries' handles, its scratch memory; and the operations of the table.
+// Refuses to know: models, requests. Thread: one caller at a time. Neighbours: table.cc fills the table with these functions.
+//
+// Every operation checks its arguments on the host, launches on `stream` (null = the device's own) and returns without waiting. Nothing
+// here allocates, frees or synchronises after `create`, so that every operation can be captured in a graph. A failed launch is
+// kDeviceError and sticky.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdarg>
+#include <cstdint>
+#include <cstdio>
+
+#include "kernels/kernels.h"
+
+struct cublasLtContext;
+
+namespace phalanx::kernels::cuda {
+
+struct GemmState;  // gemm.cc: the cuBLASLt handle, its workspace and the algorithms chosen so far
+
+}  // namespace phalanx::kernels::cuda
+
+namespace phalanx::kernels {
+
+struct Device {
+  int index = 0;
+  int sm_count = 0;
+  int capability = 0;               // 90 = 9.0
+  cudaStream_t stream = nullptr;    // what a null Stream means
+  cuda::GemmState* gemm = nullptr;
+  // Scratch of the operations of one stream, taken at create: split attention, split products, sampling. Zeroed once; kernels that use
+  // counters in it leave them at zero.
+  void* scratch = nullptr;
+  uint64_t scratch_bytes = 0;
+  char error[256] = "no error";
+
+  cudaStream_t StreamOf(Stream s) const { return s == nullptr ? stream : reinterpret_cast<cudaStream_t>(s); }
+
+  // Keeps the reason and returns the code.
+  Code Fail(Code code, const char* format, ...) __attribute__((format(printf, 3, 4))) {
+    va_list list;
+    va_start(list, format);
+    std::vsnprintf(error, sizeof(error), format, list);
+    va_end(list);
+    return code;
+  }
+
+  // kOk, or kDeviceError with CUDA's own words. `what` names the operation.
+  Code Check(cudaError_t status, const char* what) {
+    if (status == cudaSuccess) return kOk;
+    return Fail(status == cudaErrorMemoryAllocation ? kOutOfMemory : kDeviceError, "%s: %s", what, cudaGetErrorString(status));
+  }
+  // After a launch.
+  Code Launched(const char* what) { return Check(cudaPeekAtLastError(), what); }
+};
+
+}  // namespace phalanx::kernels
+
+namespace phalanx::kernels::cuda {
+
+constexpr uint64_t kScratchBytes = uint64_t{64} << 20;
+// The scratch begins with counters: they are zero between operations, and nothing else is ever written there. What follows is the
+// workspace: an operation finds anything in it and may leave anything.
+constexpr uint64_t kCounterBytes = uint64_t{1} << 20;
+inline void* Counters(Device* device) { return device->scratch; }
+inline void* Workspace(Device* device) { return static_cast<char*>(device->scratch) + kCounterBytes; }
+inline uint64_t WorkspaceBytes(const Device* device) { return device->scratch_bytes - kCounterBytes; }
+
+inline bool IsModelDType(DType dtype) { return dtype == kF32 || dtype == kBF16; }
+inline int64_t Rows(const Tensor& t) {
+  int64_t rows = 1;
+  for (int i = 0; i + 1 < t.rank; ++i) rows *= t.shape[i];
+  return rows;
+}
+inline int64_t Columns(const Tensor& t) { return t.rank < 1 ? 0 : t.shape[t.rank - 1]; }
+
+// The leading dimensions of a tensor as one row dimension with one stride; false if its strides do not allow that.
+inline bool RowStride(const Tensor& t, int64_t* stride) {
+  if (t.rank < 1 || t.rank > kMaxRank || t.stride[t.rank - 1] != 1) return false;
+  *stride = t.rank == 1 ? t.shape[0] : t.stride[t.rank - 2];
+  for (int i = t.rank - 3; i >= 0; --i) {
+    if (t.shape[i] > 1 && t.stride[i] != t.stride[i + 1] * t.shape[i + 1]) return false;
+  }
+  return true;
+}
+
+// gemm.cc
+Code GemmCreate(Device* device);
+void GemmDestroy(Device* device);
+uint64_t PackedBytes(Device* device, int64_t n, int64_t k, DType dtype);
+Code PackWeight(Device* device, Weight* weight, const void* rows, void* to);
+Code Linear(Device* device, const LinearArgs* args, Stream stream);
+// pointwise.cu: an error if this plug-in holds no code for the current device.
+cudaError_t ProbeCode();
+// pointwise.cu, norm.cu, rope.cu
+Code Embedding(Device* device, const Weight* weight, const int32_t* ids, Tensor out, Stream stream);
+Code GatherRows(Device* device, Tensor x, const int32_t* rows, Tensor out, Stream stream);
+Code SiluMul(Device* device, Tensor gate_up, Tensor out, Stream stream);
+Code RmsNorm(Device* device, Tensor x, const void* gamma, float epsilon, Tensor out, Stream stream);
+Code AddRmsNorm(Device* device, Tensor residual, Tensor x, const void* gamma, float epsilon, Tensor out, Stream stream);
+Code RopeAppend(Device* device, const RopeAppendArgs* args, const StepLayout* layout, Stream stream);
+// attention.cc chooses between attention_decode.cu and attention_prefill.cu
+Code Attention(Device* device, const AttentionArgs* args, const StepLayout* layout, Stream stream);
+// sampling.cu, logprobs.cu
+Code SamplingStateSet(Device* device, int32_t width, uint32_t* prompt_seen, int32_t* output_counts, int32_t state,
+                      const int32_t* prompt_ids, int32_t num_prompt, const int32_t* output_ids, int32_t num_output, Stream stream);
+Code Sample(Device* device, const SampleArgs* args, Stream stream);
+Code Logprobs(Device* device, const LogprobArgs* args, Stream stream);
+
+}  // namespace phalanx::kernels::cuda

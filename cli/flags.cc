@@ -122,8 +122,8 @@ std::vector<Flag> MakeFlags() {
        .help = "threads of the router that render and encode prompts", .shown_default = "2", .min = 1, .max = 256},
       {.group = kDevice, .name = "cpu-isa", .owners = kWorker, .help = "highest instruction set to use", .shown_default = "auto",
        .choices = {"auto", "portable", "avx2", "avx512", "avx512_bf16", "amx_bf16"}},
-      {.group = kDevice, .name = "enforce-eager", .kind = Kind::kSwitch, .owners = kWorker, .help = "no graphs (no back end has any yet)",
-       .shown_default = "off", .note = "--enforce-eager: no back end has graphs yet, so it is always eager"},
+      {.group = kDevice, .name = "enforce-eager", .kind = Kind::kSwitch, .owners = kWorker, .help = "do not record decode steps as graphs",
+       .shown_default = "off", .note = "--enforce-eager: decode steps are not recorded as graphs (on the CPU they never are)"},
       {.group = kDevice, .name = "tensor-parallel-size", .kind = Kind::kWhole, .help = "devices that share one model",
        .shown_default = "1", .alias = "-tp", .min = 1, .only = {"1"}, .why = "a worker runs on one device"},
       {.group = kDevice, .name = "pipeline-parallel-size", .kind = Kind::kWhole, .help = "devices in a row", .shown_default = "1",
@@ -261,8 +261,8 @@ std::vector<Refusal> MakeRefusals() {
 
       // Device and processes.
       {"compilation-config", Kind::kText, kNoCompile, {}, "-O"},
-      {"max-seq-len-to-capture", Kind::kWhole, "no back end has graphs yet"},
-      {"cuda-graph-sizes", Kind::kList, "no back end has graphs yet"},
+      {"max-seq-len-to-capture", Kind::kWhole, "graphs are recorded when a shape recurs, whatever its size"},
+      {"cuda-graph-sizes", Kind::kList, "graphs are recorded when a shape recurs, whatever its size"},
       {"attention-backend", Kind::kText, "the device's kernels are chosen at start"},
       {"distributed-executor-backend", Kind::kText, kOneHost, {"mp", "uni"}},
       {"worker-cls", Kind::kText, kNoPlugins},

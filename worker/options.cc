@@ -72,7 +72,7 @@ void BindOptions(services::OptionSet& set, WorkerOptions& o) {
   set.Add("threads", &o.threads, "of the CPU back end; 0 = all cores this process may run on", {.min = 0, .max = 1024});
   set.Add("cpu-isa", &o.cpu_isa, "highest instruction set to use",
           {.choices = {"auto", "portable", "avx2", "avx512", "avx512_bf16", "amx_bf16"}});
-  set.Add("enforce-eager", &o.enforce_eager, "no graphs (no back end has any yet)");
+  set.Add("enforce-eager", &o.enforce_eager, "do not record decode steps as graphs (the CPU has none anyway)");
   set.Group("Cache and scheduler");
   set.Add("max-num-seqs", &o.max_num_seqs, "sequences in one step",
           {.shown_default = "256, 1024 on a GPU of 70 GiB or more", .min = 1, .max = 65536});
@@ -100,6 +100,7 @@ absl::StatusOr<exec::ExecutorOptions> ResolveExecutor(const WorkerOptions& optio
   out.max_num_seqs = ResolveSequences(options, device);
   PHX_ASSIGN_OR_RETURN(out.max_num_batched_tokens, ResolveStepTokens(options, device, out.max_model_len, out.max_num_seqs));
   out.block_size = options.block_size;
+  out.graphs = !options.enforce_eager;
   out.kv_cache_bytes = static_cast<uint64_t>(options.kv_cache_memory_bytes.value_or(0));
   out.gpu_memory_utilization = options.gpu_memory_utilization;
   return out;

@@ -31,7 +31,7 @@ struct WorkerOptions {
   std::optional<int64_t> kv_cache_memory_bytes;
   bool enable_prefix_caching = true;
   bool enable_chunked_prefill = true;
-  bool enforce_eager = false;                    // no graphs; there are none yet, so both values mean the same
+  bool enforce_eager = false;                    // no graphs; the CPU back end has none, so both values mean the same there
   int max_logprobs = 20;                         // -1 = all the kernel table gives
   int max_num_queued_reqs = 4096;
   double shutdown_timeout_s = 30;

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "services/check.h"
+#include "worker/exec/graphs.h"
 #include "worker/exec/inputs.h"
 #include "worker/exec/memory.h"
 #include "worker/exec/rows.h"
@@ -16,11 +17,14 @@
 namespace phalanx::worker::exec {
 namespace {
 
-// Logits of so many bytes are computed at a time.
+// Logits of so many bytes are computed at a time. With graphs a whole decode step has to fit.
 constexpr uint64_t kLogitBytes = uint64_t{64} << 20;
+constexpr uint64_t kGraphLogitBytes = uint64_t{640} << 20;
 
-int32_t LogitRows(int32_t vocab, const ExecutorOptions& options) {
-  const auto fit = static_cast<int64_t>(kLogitBytes / (uint64_t(vocab) * sizeof(float)));
+bool UsesGraphs(const kernels::Table& table, const ExecutorOptions& options) { return options.graphs && table.graph_begin != nullptr; }
+
+int32_t LogitRows(int32_t vocab, bool graphs, const ExecutorOptions& options) {
+  const auto fit = static_cast<int64_t>((graphs ? kGraphLogitBytes : kLogitBytes) / (uint64_t(vocab) * sizeof(float)));
   return static_cast<int32_t>(std::clamp<int64_t>(fit, 16, std::max<int64_t>(16, options.max_num_seqs)));
 }
 
@@ -34,6 +38,8 @@ class KernelExecutor : public core::Executor {
 
  private:
   KernelExecutor(const kernels::Table& table, kernels::Device* device) : memory_(table, device) {}
+  // The whole step up to the wanted rows' logits.
+  absl::Status Pass(const StepInputs& inputs, int32_t wanted);
   absl::Status RunWanted();
   core::StepResult Collect(const core::StepPlan& plan);
 
@@ -44,6 +50,7 @@ class KernelExecutor : public core::Executor {
   std::optional<RowTable> rows_;
   std::optional<InputBuilder> inputs_;
   std::unique_ptr<Sampler> sampler_;
+  std::unique_ptr<DecodeGraphs> graphs_;     // null: none
   kernels::Tensor logits_{};                 // [logit rows, vocab] f32
   std::vector<core::TokenInfo> tokens_;      // results of the wanted rows of this step
 };
@@ -53,7 +60,8 @@ absl::StatusOr<std::unique_ptr<KernelExecutor>> KernelExecutor::Create(const ker
   PHX_CHECK(options.max_model_len > 0 && options.max_num_seqs > 0 && options.max_num_batched_tokens > 0 && options.block_size > 0);
   std::unique_ptr<KernelExecutor> executor(new KernelExecutor(table, device));
   PHX_ASSIGN_OR_RETURN(const model::ModelConfig config, model::ReadModelConfig(options.model_path));
-  const int32_t logit_rows = LogitRows(config.vocab_size, options);
+  const bool graphs = UsesGraphs(table, options);
+  const int32_t logit_rows = LogitRows(config.vocab_size, graphs, options);
   const model::LoadOptions load{options.model_path, options.dtype, options.max_model_len, options.max_num_batched_tokens, logit_rows,
                                 options.progress};
   PHX_ASSIGN_OR_RETURN(executor->model_, model::LoadModel(table, device, load));
@@ -84,6 +92,10 @@ absl::StatusOr<std::unique_ptr<KernelExecutor>> KernelExecutor::Create(const ker
   executor->rows_.emplace(options.max_num_seqs, num_blocks, options.block_size);
   executor->info_ = {num_blocks,           options.block_size,    options.max_num_seqs, options.max_num_batched_tokens,
                      options.max_model_len, config.vocab_size};
+  if (graphs) {
+    const int32_t rows = std::min({logit_rows, options.max_num_seqs, options.max_num_batched_tokens});
+    executor->graphs_ = std::make_unique<DecodeGraphs>(table, device, rows, options.max_model_len);
+  }
   PHX_RETURN_IF_ERROR(executor->WarmUp());
   return executor;
 }
@@ -115,15 +127,27 @@ absl::StatusOr<core::StepResult> KernelExecutor::Run(const core::StepPlan& plan)
   tokens_.clear();
   if (plan.slices.empty()) return core::StepResult{plan.step, {}};
 
-  PHX_ASSIGN_OR_RETURN(const StepInputs inputs, inputs_->Build(plan, *rows_));
+  const std::optional<Padding> shape = graphs_ == nullptr ? std::nullopt : graphs_->ShapeOf(plan);
+  PHX_ASSIGN_OR_RETURN(const StepInputs inputs, inputs_->Build(plan, *rows_, shape.value_or(Padding{})));
   const auto wanted = static_cast<int32_t>(inputs_->wanted().size());
-  PHX_RETURN_IF_ERROR(
-      model_->Forward({inputs.token_ids, inputs.layout, vault_.data(), inputs.logit_rows, wanted}, nullptr));
-  if (wanted > 0) {
-    PHX_RETURN_IF_ERROR(sampler_->Prepare(plan, *rows_, inputs_->wanted(), inputs_->num_sampled()));
-    PHX_RETURN_IF_ERROR(RunWanted());
+  if (wanted > 0) PHX_RETURN_IF_ERROR(sampler_->Prepare(plan, *rows_, inputs_->wanted(), inputs_->num_sampled()));
+  if (shape) {
+    PHX_RETURN_IF_ERROR(graphs_->Run(*shape, [&] { return Pass(inputs, shape->rows); }));
+    kernels::Tensor logits = logits_;
+    logits.shape[0] = wanted;
+    PHX_RETURN_IF_ERROR(sampler_->RunChunk(0, wanted, logits, &tokens_));
+    return Collect(plan);
   }
+  PHX_RETURN_IF_ERROR(model_->Forward({inputs.token_ids, inputs.layout, vault_.data(), inputs.logit_rows, wanted}, nullptr));
+  if (wanted > 0) PHX_RETURN_IF_ERROR(RunWanted());
   return Collect(plan);
+}
+
+absl::Status KernelExecutor::Pass(const StepInputs& inputs, int32_t wanted) {
+  PHX_RETURN_IF_ERROR(model_->Forward({inputs.token_ids, inputs.layout, vault_.data(), inputs.logit_rows, wanted}, nullptr));
+  kernels::Tensor logits = logits_;
+  logits.shape[0] = wanted;
+  return model_->Logits(0, wanted, logits, nullptr);
 }
 
 // Head and sampling over the wanted rows, as many at a time as the logits buffer holds.

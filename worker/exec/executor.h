@@ -24,6 +24,7 @@ struct ExecutorOptions {
   int32_t block_size = 16;
   uint64_t kv_cache_bytes = 0;            // 0 = from gpu_memory_utilization of free memory
   double gpu_memory_utilization = 0.92;
+  bool graphs = true;                     // record decode steps where the table has graphs; false: --enforce-eager
   std::function<void(double)> progress;   // loading, 0..1
 };
 

@@ -1,5 +1,5 @@
 // A developer's helper, not shipped: generates greedily from token ids on a chosen back end and prints ids and figures.
-//   generate MODEL [--ids 1,2,3] [--tokens N] [--prompt N] [--batch N] [--f32] [--reference | --plugin FILE] [--threads N]
+//   generate MODEL [--ids 1,2,3] [--tokens N] [--prompt N] [--batch N] [--f32] [--eager] [--reference | --plugin FILE] [--threads N]
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -37,6 +37,8 @@ Arguments Parse(int argc, char** argv) {
     const char* value = i + 1 < argc ? argv[i + 1] : "";
     if (flag == "--f32") {
       out.options.dtype = out.options.kv_dtype = kernels::kF32;
+    } else if (flag == "--eager") {
+      out.options.graphs = false;
     } else if (flag == "--reference") {
       out.reference = true;
     } else if (flag == "--ids") {

@@ -20,11 +20,11 @@ absl::StatusOr<InputBuilder> InputBuilder::Create(const kernels::Table& table, k
   return builder;
 }
 
-// Ids, positions and cache slots of every row: three arrays of plan.num_tokens.
-void InputBuilder::FillTokens(const core::StepPlan& plan, const RowTable& rows) {
+// Ids, positions and cache slots of every row: three arrays of `tokens`, the last of them padding.
+void InputBuilder::FillTokens(const core::StepPlan& plan, const RowTable& rows, int32_t tokens) {
   int32_t* ids = host_;
-  int32_t* positions = ids + plan.num_tokens;
-  int32_t* slots = positions + plan.num_tokens;
+  int32_t* positions = ids + tokens;
+  int32_t* slots = positions + tokens;
   int32_t at = 0;
   for (const core::Slice& slice : plan.slices) {
     const Row& row = rows.at(slice.row);
@@ -36,6 +36,7 @@ void InputBuilder::FillTokens(const core::StepPlan& plan, const RowTable& rows) 
     }
   }
   PHX_CHECK(at == plan.num_tokens);
+  for (; at < tokens; ++at) ids[at] = 0, positions[at] = 0, slots[at] = -1;
 }
 
 void InputBuilder::FillWanted(const core::StepPlan& plan, const RowTable& rows, int32_t* logit_rows) {
@@ -65,45 +66,46 @@ void InputBuilder::FillWanted(const core::StepPlan& plan, const RowTable& rows, 
   }
 }
 
-absl::StatusOr<StepInputs> InputBuilder::Build(const core::StepPlan& plan, const RowTable& rows) {
-  PHX_CHECK(plan.num_tokens >= 1 && plan.num_tokens <= max_tokens_);
-  const auto sequences = static_cast<int32_t>(plan.slices.size());
+absl::StatusOr<StepInputs> InputBuilder::Build(const core::StepPlan& plan, const RowTable& rows, const Padding& padding) {
+  const int32_t tokens = std::max(plan.num_tokens, padding.rows);
+  const auto planned = static_cast<int32_t>(plan.slices.size());
+  const int32_t sequences = std::max(planned, padding.rows);
+  PHX_CHECK(plan.num_tokens >= 1 && tokens <= max_tokens_ && (padding.rows == 0 || planned == plan.num_tokens));
   StepInputs inputs;
-  inputs.layout.num_tokens = plan.num_tokens;
+  inputs.layout.num_tokens = tokens;
   inputs.layout.num_sequences = sequences;
-  FillTokens(plan, rows);
+  inputs.layout.max_context_length = padding.context;
+  FillTokens(plan, rows, tokens);
 
-  int32_t* query_start = host_ + int64_t{3} * plan.num_tokens;
+  int32_t* query_start = host_ + int64_t{3} * tokens;
   int32_t* context_length = query_start + sequences + 1;
-  int32_t max_blocks = 1;
   query_start[0] = 0;
   for (int32_t s = 0; s < sequences; ++s) {
-    const core::Slice& slice = plan.slices[s];
-    const int32_t context = slice.start + slice.count;
+    const core::Slice slice = s < planned ? plan.slices[s] : core::Slice{.start = 0, .count = 1};
+    context_length[s] = slice.start + slice.count;
     query_start[s + 1] = query_start[s] + slice.count;
-    context_length[s] = context;
-    max_blocks = std::max(max_blocks, (context + block_size_ - 1) / block_size_);
     inputs.layout.max_query_length = std::max(inputs.layout.max_query_length, slice.count);
-    inputs.layout.max_context_length = std::max(inputs.layout.max_context_length, context);
+    inputs.layout.max_context_length = std::max(inputs.layout.max_context_length, context_length[s]);
   }
+  const int32_t max_blocks = (inputs.layout.max_context_length + block_size_ - 1) / block_size_;
   int32_t* block_table = context_length + sequences;
-  for (int32_t s = 0; s < sequences; ++s) {
+  std::fill_n(block_table, int64_t{sequences} * max_blocks, 0);
+  for (int32_t s = 0; s < planned; ++s) {
     const std::vector<int32_t>& blocks = rows.at(plan.slices[s].row).blocks;
-    int32_t* to = block_table + int64_t{s} * max_blocks;
-    const auto count = std::min<int32_t>(max_blocks, static_cast<int32_t>(blocks.size()));
-    std::copy_n(blocks.begin(), count, to);
-    std::fill(to + count, to + max_blocks, 0);
+    std::copy_n(blocks.begin(), std::min<int64_t>(max_blocks, static_cast<int64_t>(blocks.size())), block_table + int64_t{s} * max_blocks);
   }
   int32_t* logit_rows = block_table + int64_t{sequences} * max_blocks;
   FillWanted(plan, rows, logit_rows);
+  auto wanted = static_cast<int32_t>(wanted_.size());
+  for (; wanted < padding.rows; ++wanted) logit_rows[wanted] = wanted;
 
-  const int64_t ints = logit_rows + wanted_.size() - host_;
+  const int64_t ints = logit_rows + wanted - host_;
   PHX_RETURN_IF_ERROR(model::ToStatus(
       *table_, device_, table_->copy_to_device(device_, on_device_, host_, ints * sizeof(int32_t), nullptr), "copy_to_device"));
   const auto place = [&](const int32_t* staged) { return on_device_ + (staged - host_); };
   inputs.token_ids = on_device_;
-  inputs.layout.positions = on_device_ + plan.num_tokens;
-  inputs.layout.slots = on_device_ + int64_t{2} * plan.num_tokens;
+  inputs.layout.positions = on_device_ + tokens;
+  inputs.layout.slots = on_device_ + int64_t{2} * tokens;
   inputs.layout.query_start = place(query_start);
   inputs.layout.context_length = place(context_length);
   inputs.layout.block_table = place(block_table);

@@ -27,21 +27,28 @@ struct StepInputs {
   const int32_t* logit_rows = nullptr;   // [wanted], device memory
 };
 
+// A decode step filled up to a shape that recurs: rows that write nowhere and whose results nobody reads, and a context that bounds the
+// real ones. Then the arrays lie where they lay for the last step of this shape.
+struct Padding {
+  int32_t rows = 0;           // at least the plan's; 0 = none
+  int32_t context = 0;        // tokens; at least the plan's longest sequence
+};
+
 class InputBuilder {
  public:
   // All memory is taken here. `max_blocks`: blocks of the longest sequence.
   static absl::StatusOr<InputBuilder> Create(const kernels::Table& table, kernels::Device* device, int32_t max_tokens, int32_t max_rows,
                                              int32_t max_blocks, int32_t block_size, model::DeviceMemory* memory);
 
-  // Fills and uploads the arrays of one step. Valid until the next call.
-  absl::StatusOr<StepInputs> Build(const core::StepPlan& plan, const RowTable& rows);
+  // Fills and uploads the arrays of one step. Valid until the next call. Padding is for plans of one row a sequence.
+  absl::StatusOr<StepInputs> Build(const core::StepPlan& plan, const RowTable& rows, const Padding& padding = {});
   const std::vector<WantedRow>& wanted() const { return wanted_; }
   int32_t num_sampled() const { return num_sampled_; }
 
  private:
   InputBuilder(const kernels::Table& table, kernels::Device* device, int32_t block_size)
       : table_(&table), device_(device), block_size_(block_size) {}
-  void FillTokens(const core::StepPlan& plan, const RowTable& rows);
+  void FillTokens(const core::StepPlan& plan, const RowTable& rows, int32_t tokens);
   void FillWanted(const core::StepPlan& plan, const RowTable& rows, int32_t* logit_rows);
 
   const kernels::Table* table_;

@@ -204,6 +204,43 @@ TEST_F(InputBuilderTest, AMixedStep) {
   EXPECT_EQ(inputs_.wanted()[3].slice, 2);
 }
 
+// Two decodes in a shape of three rows and a context of 16: the padding writes nowhere, and the arrays lie where the shape says.
+TEST_F(InputBuilderTest, APaddedDecode) {
+  StepPlan plan;
+  plan.added = {Added(0, 5), Added(1, 2)};
+  plan.new_blocks = {{0, {7, 2}}, {1, {3}}};
+  plan.slices = {{.row = 0, .start = 5, .count = 1, .token_offset = -1, .sample = true},
+                 {.row = 1, .start = 2, .count = 1, .token_offset = -1, .sample = true}};
+  plan.num_tokens = 2;
+  rows_.Apply(plan);
+  rows_.SetLastToken(0, 50);
+  rows_.SetLastToken(1, 51);
+  const auto step = inputs_.Build(plan, rows_, {.rows = 3, .context = 16});
+  ASSERT_TRUE(step.ok()) << step.status();
+  const kernels::StepLayout& layout = step->layout;
+  EXPECT_EQ(layout.num_tokens, 3);
+  EXPECT_EQ(layout.num_sequences, 3);
+  EXPECT_EQ(layout.max_query_length, 1);
+  EXPECT_EQ(layout.max_context_length, 16);
+  EXPECT_THAT(Read(step->token_ids, 3), ElementsAre(50, 51, 0));
+  EXPECT_THAT(Read(layout.positions, 3), ElementsAre(5, 2, 0));
+  EXPECT_THAT(Read(layout.slots, 3), ElementsAre(2 * 4 + 1, 3 * 4 + 2, -1));
+  EXPECT_THAT(Read(layout.query_start, 4), ElementsAre(0, 1, 2, 3));
+  EXPECT_THAT(Read(layout.context_length, 3), ElementsAre(6, 3, 1));
+  EXPECT_EQ(layout.max_blocks, 4);
+  EXPECT_THAT(Read(layout.block_table, 12), ElementsAre(7, 2, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0));
+  EXPECT_THAT(Read(step->logit_rows, 3), ElementsAre(0, 1, 2));
+  EXPECT_EQ(inputs_.wanted().size(), 2u);
+  // Another step of the shape has its arrays in the same places.
+  plan.slices.pop_back();
+  plan.num_tokens = 1;
+  plan.added.clear();
+  plan.new_blocks.clear();
+  const auto again = inputs_.Build(plan, rows_, {.rows = 3, .context = 16});
+  EXPECT_EQ(again->layout.block_table, layout.block_table);
+  EXPECT_EQ(again->logit_rows, step->logit_rows);
+}
+
 TEST_F(InputBuilderTest, AnUnfinishedChunkWantsNothing) {
   StepPlan plan;
   plan.added = {Added(0, 9)};

@@ -45,7 +45,7 @@ TEST(ServeOptions, TheGuidesWords) {
   EXPECT_EQ(Passed(*options, "enforce-eager"), (std::vector<std::string>{"true"}));
   EXPECT_TRUE(Passed(*options, "tensor-parallel-size").empty());  // nothing to do for it
   ASSERT_EQ(options->notes.size(), 1u);
-  EXPECT_NE(options->notes[0].find("always eager"), std::string::npos);
+  EXPECT_NE(options->notes[0].find("not recorded as graphs"), std::string::npos);
 }
 
 TEST(ServeOptions, ModelAsFlagOrWord) {

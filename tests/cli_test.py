@@ -628,6 +628,27 @@ def test_a_port_in_use_is_named_by_the_real_gateway():
             assert port in launch.err.splitlines()[-1]
 
 
+def test_an_installed_tree_serves_from_anywhere(tmp_path):
+    """cmake --install, moved afterwards: bin and share are there, and the launcher finds its programs beside itself."""
+    install = ["cmake", "--install", BUILD, "--prefix", str(tmp_path / "made")]
+    subprocess.run(install, check=True, stdout=subprocess.DEVNULL, timeout=PATIENCE)
+    tree = tmp_path / "moved"
+    (tmp_path / "made").rename(tree)
+    assert (tree / "share" / "doc" / "phalanx" / "LICENSE").is_file()
+    assert (tree / "share" / "phalanx" / "proto" / "phalanx" / "v1" / "inference.proto").is_file()
+    model = str(tree / "share" / "phalanx" / "models" / "demo")
+    env = {key: value for key, value in os.environ.items() if key != "PHALANX_BIN_DIR"}
+    command = [str(tree / "bin" / "phalanx"), "serve", model, "--port", "0", "--kv-cache-memory-bytes", "64MiB"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
+        try:
+            ready = process.stdout.readline()
+            url = re.search(r"http://\S+", ready).group(0)
+            assert ask(url, question(model))["usage"]["completion_tokens"] == 16
+        finally:
+            process.terminate()
+            assert process.wait(PATIENCE) == 0
+
+
 def test_an_explicit_gpu_is_never_replaced(monkeypatch):
     monkeypatch.setenv("PHALANX_CUDA_PLUGIN", "/no/such/plugin.so")
     with demo("--device", "cuda") as launch:

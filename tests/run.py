@@ -20,7 +20,9 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SOURCE_ENV = {"PHALANX_SOURCE_DIR": ROOT, "PHALANX_DEPS": os.path.join(ROOT, "build", "deps")}
 
 # Debian's gRPC and abseil are not instrumented: what only they do is no race of ours.
-SANITIZER_ENV = {"TSAN_OPTIONS": "ignore_noninstrumented_modules=1:halt_on_error=0", "ASAN_OPTIONS": "detect_stack_use_after_return=1",
+# Allocations that cannot be are refused, as the real allocator does.
+SANITIZER_ENV = {"TSAN_OPTIONS": "ignore_noninstrumented_modules=1:halt_on_error=0",
+                 "ASAN_OPTIONS": "detect_stack_use_after_return=1:allocator_may_return_null=1",
                  "UBSAN_OPTIONS": "print_stacktrace=1"}
 
 

@@ -232,7 +232,7 @@ TEST_F(WorkerClientTest, WhatComesDuringAWriteLeavesTogether) {
   options.message_bytes_max = 1 << 20;
   Connect(options);
   const uint64_t epoch = recorder_.AwaitUp();
-  const std::vector<int32_t> large(2000000, 300);  // more than any window
+  const std::vector<int32_t> large(20000000, 300);  // 40 MB: more than any window that gRPC opens while nobody reads
   client_->Submit(epoch, SubmissionOf(1, large));
   for (uint64_t id = 2; id <= 1000; ++id) {
     client_->Submit(epoch, SubmissionOf(id));

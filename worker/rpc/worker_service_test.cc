@@ -407,12 +407,13 @@ TEST_F(WorkerServiceTest, StoppingSendsWhatIsLeftAndClosesEveryStream) {
 
 TEST_F(WorkerServiceTest, ARouterThatDoesNotReadIsSentAway) {
   options_.outbox.max_outbox_messages = 16;
+  options_.limits.max_logprobs = 40;
   Start();
   Router slow(address());
   v1::RouterMessage message;
   for (uint64_t id = 1; id <= 8; ++id) {
     v1::Submit& submit = *message.add_submits() = Make(id, kLong);
-    submit.mutable_sampling()->set_logprobs(5);  // heavy events fill the stream's window
+    submit.mutable_sampling()->set_logprobs(40);  // some 20 MB in all: more than any window that gRPC opens while nobody reads
   }
   slow.Send(message);
   WaitForIdle();

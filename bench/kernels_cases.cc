@@ -36,7 +36,7 @@ std::vector<Weight> ColdWeights(Arena& arena, int64_t n, int64_t k) {
   Arena rows(t, arena.device());
   const void* values = rows.Random(n * k, 1.0f / std::sqrt(static_cast<float>(k)));
   std::vector<Weight> all(Turns(static_cast<double>(bytes)), Weight{nullptr, n, k, kBF16, 0, 0});
-  if (t.pack_weight(arena.device(), &all[0], values, arena.Take(bytes)) != kernels::kOk) std::abort();
+  if (t.pack_weight(arena.device(), &all[0], values, arena.Take(bytes), nullptr) != kernels::kOk) std::abort();
   for (size_t i = 1; i < all.size(); ++i) {
     all[i] = all[0];
     all[i].data = arena.Copy(all[0].data, bytes);
@@ -52,7 +52,7 @@ Case Linear(Arena& arena, std::string name, int calls, int64_t m, int64_t n, int
   auto weights = std::make_shared<std::vector<Weight>>(ColdWeights(arena, n, k));
   const double bytes = 2.0 * static_cast<double>(n * k + m * k) + static_cast<double>(m * columns) * (f32_out ? 4 : 2);
   return {std::move(name), calls, bytes, 2.0 * static_cast<double>(m * n * k), true, [=, &arena](int repeat) {
-            const kernels::LinearArgs args{x, (*weights)[repeat % weights->size()], nullptr, out, epilogue};
+            const kernels::LinearArgs args{x, (*weights)[repeat % weights->size()], nullptr, out, epilogue, nullptr, 0, nullptr};
             return arena.table().linear(arena.device(), &args, nullptr);
           }};
 }

@@ -13,7 +13,7 @@
 
 namespace phalanx::kernels {
 
-constexpr uint32_t kTableVersion = 1;
+constexpr uint32_t kTableVersion = 2;
 constexpr int kMaxRank = 4;
 
 enum Code : int32_t {
@@ -204,6 +204,10 @@ struct LinearArgs {
   const void* bias;     // [n] f32 or null
   Tensor out;           // [m, n] model dtype or f32 (logits); [m, n / 2] with kEpilogueSiluMul
   Epilogue epilogue;
+  // The norm before the layer: with `norm_gamma` the product is of rms_norm(x) * norm_gamma, rounded as rms_norm rounds, instead of x.
+  const void* norm_gamma;  // [k] dtype of x; null = no norm
+  float norm_epsilon;
+  void* norm_scratch;      // [m, k] dtype of x, dense: a back end that does not fuse puts the normalised rows here; needed with norm_gamma
 };
 
 // ---- the table ------------------------------------------------------------------------------------------------------
@@ -248,9 +252,10 @@ struct Table {
   void (*graph_destroy)(Device* device, Graph graph);
 
   // weights. `packed_bytes` gives the size of the packed form; `pack_weight` reads row-major host memory `rows` [n, k] (dtype of
-  // `weight->dtype`, row stride k) and writes `to` (device memory of that size); fills weight->{data, layout, bytes}.
+  // `weight->dtype`, row stride k) and writes `to` (device memory of that size); fills weight->{data, layout, bytes} at once. `rows` must
+  // stay until `stream` got there; from `host_alloc` memory the copy runs beside the caller.
   uint64_t (*packed_bytes)(Device* device, int64_t n, int64_t k, DType dtype);
-  Code (*pack_weight)(Device* device, Weight* weight, const void* rows, void* to);
+  Code (*pack_weight)(Device* device, Weight* weight, const void* rows, void* to, Stream stream);
 
   // operations. Model dtype is kBF16 or kF32, the same for all operands of one call unless said.
   // out[i, :] = row ids[i] of the (packed) weight, as model dtype. ids in device memory; an id outside [0, n) gives zeros.
@@ -277,6 +282,20 @@ struct Table {
   Code (*group_create)(Device* device, const void* unique_id, int32_t rank, int32_t size);
   Code (*all_reduce)(Device* device, Tensor buffer, Stream stream);
   Code (*all_gather)(Device* device, Tensor shard, Tensor out, Stream stream);
+
+  // Since version 2.
+  // rope_append and attention in one, for a step of which every sequence has one row: `attention.q` equals `rope.q`, which is scratch here.
+  // Null: call the two.
+  Code (*rope_attention)(Device* device, const RopeAppendArgs* rope, const AttentionArgs* attention, const StepLayout* layout,
+                         Stream stream);
+  // ids[i] = taken[from[i]] where from[i] >= 0; the other ids stay. All in device memory, [count]. Tokens that were drawn on the device
+  // become the next step's inputs without passing the host.
+  Code (*take_ids)(Device* device, int32_t* ids, const int32_t* from, const int32_t* taken, int32_t count, Stream stream);
+  // Milliseconds between two recorded events of one stream that have happened. Null: not measured (CPU).
+  Code (*event_elapsed)(Device* device, Event begin, Event end, float* ms);
+  // Named ranges for a profiler, nested, on the calling thread; null when there is none. `name` is copied.
+  void (*range_push)(const char* name);
+  void (*range_pop)();
 };
 
 // The built-in tables (kernels/cpu and kernels/reference define them; link the one you want).

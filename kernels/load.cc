@@ -25,6 +25,7 @@ constexpr OperationField kFields[] = {
     PHX_FIELD(embedding), PHX_FIELD(rms_norm), PHX_FIELD(add_rms_norm), PHX_FIELD(linear), PHX_FIELD(rope_append),
     PHX_FIELD(attention), PHX_FIELD(silu_mul), PHX_FIELD(gather_rows), PHX_FIELD(sampling_state_set), PHX_FIELD(sample),
     PHX_FIELD(logprobs), PHX_FIELD(group_create), PHX_FIELD(all_reduce), PHX_FIELD(all_gather),
+    PHX_FIELD(rope_attention), PHX_FIELD(take_ids), PHX_FIELD(event_elapsed), PHX_FIELD(range_push), PHX_FIELD(range_pop),
 };
 #undef PHX_FIELD
 

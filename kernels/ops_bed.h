@@ -109,7 +109,8 @@ class Bed {
     void* memory = nullptr;
     EXPECT_EQ(table_->alloc(device_, table_->packed_bytes(device_, n, k, rows.dtype), &memory), kOk);
     owned_.push_back(memory);
-    EXPECT_EQ(table_->pack_weight(device_, &w, rows.bytes.data(), memory), kOk);
+    EXPECT_EQ(table_->pack_weight(device_, &w, rows.bytes.data(), memory, nullptr), kOk);
+    EXPECT_EQ(table_->stream_synchronize(device_, nullptr), kOk);
     return w;
   }
 

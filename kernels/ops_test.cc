@@ -13,13 +13,18 @@ struct LinearCase {
   DType x, w, out;
   Epilogue epilogue = kEpilogueNone;
   bool bias = false;
+  bool norm = false;  // x is normalised first; gamma is its first k values
 };
 
 Values RunLinear(Bed* bed, const LinearCase& c, const Values& x, const Values& w, const Values& bias, const Values& before) {
   const int64_t outputs = c.epilogue == kEpilogueSiluMul ? c.n / 2 : c.n;
   void* out = bed->Put(before);
   LinearArgs a{Dense(bed->Put(x), c.x, 2, c.m, c.k), bed->Pack(w, c.n, c.k), c.bias ? bed->Put(bias) : nullptr,
-               Dense(out, c.out, 2, c.m, outputs), c.epilogue};
+               Dense(out, c.out, 2, c.m, outputs), c.epilogue, nullptr, 1e-5f, nullptr};
+  if (c.norm) {
+    a.norm_gamma = bed->Put(x.bytes.data(), static_cast<size_t>(c.k) * DTypeBytes(c.x));
+    a.norm_scratch = bed->Put(Filled(c.x, c.m * c.k, NAN));
+  }
   EXPECT_EQ((*bed)->linear(bed->device(), &a, nullptr), kOk) << bed->error();
   return bed->Get(out, c.out, c.m * outputs);
 }
@@ -40,6 +45,12 @@ TEST(Ops, Linear) {
       cases.push_back({m, 98, 160, kF32, kF32, kF32, e, false});
     }
   }
+  for (int64_t m : {1, 2, 8, 9, 16, 17, 40}) {
+    cases.push_back({m, 98, 1544, kBF16, kBF16, kBF16, kEpilogueSiluMul, true, true});
+    cases.push_back({m, 70, 100, kBF16, kBF16, kF32, kEpilogueNone, true, true});
+    cases.push_back({m, 66, 100, kF32, kF32, kF32, kEpilogueSiluMul, false, true});
+  }
+  cases.push_back({3, 2048, 1536, kBF16, kBF16, kBF16, kEpilogueNone, true, true});
   cases.push_back({150, 576, 1536, kBF16, kBF16, kBF16, kEpilogueAdd});
   cases.push_back({1, 1536, 576, kBF16, kBF16, kBF16});
   cases.push_back({0, 16, 16, kBF16, kBF16, kBF16});
@@ -53,7 +64,7 @@ TEST(Ops, Linear) {
       Bed bed(s.table, s.options);
       ExpectClose(RunLinear(&bed, c, x, w, bias, before), want, c.out == kBF16 ? 0.01f : 2e-5f, Relative(c.out),
                   s.name + " m " + std::to_string(c.m) + " n " + std::to_string(c.n) + " k " + std::to_string(c.k) + " epilogue " +
-                      std::to_string(c.epilogue));
+                      std::to_string(c.epilogue) + (c.norm ? " norm" : ""));
       if (::testing::Test::HasFailure()) return;
     }
   }
@@ -108,7 +119,7 @@ TEST(Ops, RefusesWrongShapes) {
   const Values x = Random(&rng, kBF16, 64), w = Random(&rng, kBF16, 64);
   for (const Subject& s : Subjects()) {
     Bed bed(s.table, s.options);
-    LinearArgs a{Dense(bed.Put(x), kBF16, 2, 2, 32), bed.Pack(w, 4, 16), nullptr, Dense(bed.Put(x), kBF16, 2, 2, 4), kEpilogueNone};
+    LinearArgs a{Dense(bed.Put(x), kBF16, 2, 2, 32), bed.Pack(w, 4, 16), nullptr, Dense(bed.Put(x), kBF16, 2, 2, 4), kEpilogueNone, nullptr, 0, nullptr};
     EXPECT_EQ(bed->linear(bed.device(), &a, nullptr), kBadShape);
     EXPECT_NE(std::string(bed.error()), "");
     EXPECT_EQ(bed->silu_mul(bed.device(), Dense(bed.Put(x), kBF16, 2, 2, 32), Dense(bed.Put(x), kBF16, 2, 2, 15), nullptr), kBadShape);
@@ -139,6 +150,17 @@ TEST(Ops, EmbeddingAndGather) {
       Bed bed(s.table, s.options);
       EXPECT_EQ(run(&bed).bytes, want.bytes) << s.name;
     }
+  }
+}
+
+TEST(Ops, TakeIds) {
+  for (const Subject& s : Subjects()) {
+    Bed bed(s.table, s.options);
+    const std::vector<int32_t> from = {-1, 2, 0, -1, 2};
+    int32_t* ids = bed.PutAll<int32_t>({10, 11, 12, 13, 14});
+    EXPECT_EQ(bed->take_ids(bed.device(), ids, bed.PutAll(from), bed.PutAll<int32_t>({7, 8, 9}), 5, nullptr), kOk);
+    EXPECT_EQ(bed.GetAll(ids, 5), (std::vector<int32_t>{10, 9, 7, 13, 9})) << s.name;
+    EXPECT_EQ(bed->take_ids(bed.device(), ids, ids, ids, 0, nullptr), kOk);
   }
 }
 

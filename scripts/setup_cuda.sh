@@ -5,6 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 deps=$PWD/build/deps
 version=13.0.2  # cuda-toolkit pins a matching set: nvcc 13.0.88, cudart 13.0.96, cublas 13.1.0.3
+packages=nvcc,nvvm,crt,cccl,cudart,cublas,nvtx
 
 say() { echo "setup: $*" >&2; }
 die() { say "$*"; exit 1; }
@@ -42,7 +43,7 @@ fix_up() {
 
 fetch() {
   local root=$deps/cuda/nvidia/cu13 stamp=$deps/.cuda
-  if ! { [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$version" ] && usable "$root"; }; then
+  if ! { [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$version $packages" ] && usable "$root"; }; then
     [ "$(uname -sm)" = "Linux x86_64" ] || [ "$(uname -sm)" = "Linux aarch64" ] || die "CUDA is there for Linux on x86_64 and aarch64 only"
     say "fetching CUDA $version from PyPI (about 700 MB)"
     mkdir -p "$deps"
@@ -50,12 +51,12 @@ fetch() {
     trap 'rm -rf "$work"' EXIT  # `work` outlives this function for the trap
     python3 -m venv "$work/venv"
     "$work/venv/bin/pip" install -q --disable-pip-version-check --no-compile --target "$work/cuda" \
-      "cuda-toolkit[nvcc,nvvm,crt,cccl,cudart,cublas]==$version" >&2
+      "cuda-toolkit[$packages]==$version" >&2
     fix_up "$work/cuda/nvidia/cu13"
     usable "$work/cuda/nvidia/cu13" || die "the fetched packages make no usable toolkit: the layout of the wheels has changed"
     rm -rf "$deps/cuda"
     mv "$work/cuda" "$deps/cuda"
-    echo "$version" >"$stamp"
+    echo "$version $packages" >"$stamp"
   fi
   echo "$root"
 }

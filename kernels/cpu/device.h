@@ -102,6 +102,7 @@ Code RopeAppend(Device* device, const RopeAppendArgs* args, const StepLayout* la
 Code Attention(Device* device, const AttentionArgs* args, const StepLayout* layout, Stream);
 Code SiluMul(Device* device, Tensor gate_up, Tensor out, Stream);
 Code GatherRows(Device* device, Tensor x, const int32_t* rows, Tensor out, Stream);
+Code TakeIds(Device* device, int32_t* ids, const int32_t* from, const int32_t* taken, int32_t count, Stream stream);
 Code SamplingStateSet(Device* device, int32_t width, uint32_t* prompt_seen, int32_t* output_counts, int32_t state,
                       const int32_t* prompt_ids, int32_t num_prompt, const int32_t* output_ids, int32_t num_output, Stream);
 Code Sample(Device* device, const SampleArgs* args, Stream);

@@ -100,9 +100,20 @@ void Cut(Product* p, int threads) {
   p->panel_tasks = (p->panels + p->task_panels - 1) / p->task_panels;
 }
 
+// The rows are normalised once, not by every thread: that is cheaper than it is to fuse.
+Code LinearAfterNorm(Device* device, LinearArgs args, Stream stream) {
+  if (args.norm_scratch == nullptr) return device->Fail(kBadShape, "linear: norm_scratch is missing");
+  const Tensor normed = Dense(args.norm_scratch, args.x.dtype, 2, Rows(args.x), Columns(args.x));
+  if (const Code code = RmsNorm(device, args.x, args.norm_gamma, args.norm_epsilon, normed, stream); code != kOk) return code;
+  args.x = normed;
+  args.norm_gamma = nullptr;
+  return Linear(device, &args, stream);
+}
+
 }  // namespace
 
-Code Linear(Device* device, const LinearArgs* args, Stream) {
+Code Linear(Device* device, const LinearArgs* args, Stream stream) {
+  if (args->norm_gamma != nullptr) return LinearAfterNorm(device, *args, stream);
   const Weight& w = args->weight;
   Product p{};
   const bool silu = args->epilogue == kEpilogueSiluMul;

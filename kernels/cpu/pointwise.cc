@@ -91,4 +91,11 @@ Code GatherRows(Device* device, Tensor x, const int32_t* rows, Tensor out, Strea
   return kOk;
 }
 
+Code TakeIds(Device*, int32_t* ids, const int32_t* from, const int32_t* taken, int32_t count, Stream) {
+  for (int32_t i = 0; i < count; ++i) {
+    if (from[i] >= 0) ids[i] = taken[from[i]];
+  }
+  return kOk;
+}
+
 }  // namespace phalanx::kernels::cpu

@@ -125,7 +125,7 @@ Code EventDone(Device*, Event) { return kOk; }
 
 uint64_t PackedSize(Device*, int64_t n, int64_t k, DType dtype) { return PackedBytes(n, k, dtype); }
 
-Code PackWeight(Device* device, Weight* weight, const void* rows, void* to) {
+Code PackWeight(Device* device, Weight* weight, const void* rows, void* to, Stream) {
   if (!IsModelDType(weight->dtype) || weight->n < 1 || weight->k < 1) {
     return device->Fail(kBadShape, "pack_weight: [%lld, %lld] of dtype %d", static_cast<long long>(weight->n),
                         static_cast<long long>(weight->k), weight->dtype);
@@ -168,6 +168,7 @@ Table MakeTable() {
   t.attention = Attention;
   t.silu_mul = SiluMul;
   t.gather_rows = GatherRows;
+  t.take_ids = TakeIds;
   t.sampling_state_set = SamplingStateSet;
   t.sample = Sample;
   t.logprobs = Logprobs;

@@ -90,13 +90,14 @@ inline bool RowStride(const Tensor& t, int64_t* stride) {
 Code GemmCreate(Device* device);
 void GemmDestroy(Device* device);
 uint64_t PackedBytes(Device* device, int64_t n, int64_t k, DType dtype);
-Code PackWeight(Device* device, Weight* weight, const void* rows, void* to);
+Code PackWeight(Device* device, Weight* weight, const void* rows, void* to, Stream stream);
 Code Linear(Device* device, const LinearArgs* args, Stream stream);
 // pointwise.cu: an error if this plug-in holds no code for the current device.
 cudaError_t ProbeCode();
 // pointwise.cu, norm.cu, rope.cu
 Code Embedding(Device* device, const Weight* weight, const int32_t* ids, Tensor out, Stream stream);
 Code GatherRows(Device* device, Tensor x, const int32_t* rows, Tensor out, Stream stream);
+Code TakeIds(Device* device, int32_t* ids, const int32_t* from, const int32_t* taken, int32_t count, Stream stream);
 Code SiluMul(Device* device, Tensor gate_up, Tensor out, Stream stream);
 Code RmsNorm(Device* device, Tensor x, const void* gamma, float epsilon, Tensor out, Stream stream);
 Code AddRmsNorm(Device* device, Tensor residual, Tensor x, const void* gamma, float epsilon, Tensor out, Stream stream);

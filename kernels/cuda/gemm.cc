@@ -221,8 +221,8 @@ uint64_t PackedBytes(Device*, int64_t n, int64_t k, DType dtype) {
   return static_cast<uint64_t>(n) * static_cast<uint64_t>(k) * DTypeBytes(dtype);
 }
 
-// Layout 0: the rows as they are. Synchronises: `rows` may be reused when it returns.
-Code PackWeight(Device* device, Weight* weight, const void* rows, void* to) {
+// Layout 0: the rows as they are.
+Code PackWeight(Device* device, Weight* weight, const void* rows, void* to, Stream stream) {
   if (!IsModelDType(weight->dtype) || weight->n < 1 || weight->k < 1) {
     return device->Fail(kBadShape, "pack_weight: [%lld, %lld] of dtype %d", static_cast<long long>(weight->n),
                         static_cast<long long>(weight->k), weight->dtype);
@@ -230,11 +230,21 @@ Code PackWeight(Device* device, Weight* weight, const void* rows, void* to) {
   weight->data = to;
   weight->layout = 0;
   weight->bytes = PackedBytes(device, weight->n, weight->k, weight->dtype);
-  const cudaError_t copied = cudaMemcpyAsync(to, rows, weight->bytes, cudaMemcpyHostToDevice, device->stream);
-  return device->Check(copied == cudaSuccess ? cudaStreamSynchronize(device->stream) : copied, "pack_weight");
+  return device->Check(cudaMemcpyAsync(to, rows, weight->bytes, cudaMemcpyHostToDevice, device->StreamOf(stream)), "pack_weight");
+}
+
+// The normalised rows first, then the product of them.
+Code LinearAfterNorm(Device* device, LinearArgs args, Stream stream) {
+  if (args.norm_scratch == nullptr) return device->Fail(kBadShape, "linear: norm_scratch is missing");
+  const Tensor normed = Dense(args.norm_scratch, args.x.dtype, 2, Rows(args.x), Columns(args.x));
+  if (const Code code = RmsNorm(device, args.x, args.norm_gamma, args.norm_epsilon, normed, stream); code != kOk) return code;
+  args.x = normed;
+  args.norm_gamma = nullptr;
+  return Linear(device, &args, stream);
 }
 
 Code Linear(Device* device, const LinearArgs* args, Stream stream) {
+  if (args->norm_gamma != nullptr) return LinearAfterNorm(device, *args, stream);
   ProductArgs a{};
   if (!Read(*args, &a)) {
     return device->Fail(kBadShape, "linear: x [%lld, %lld], weight [%lld, %lld] layout %d, out [%lld, %lld], epilogue %d",

@@ -97,6 +97,12 @@ void LaunchSiluMul(const Tensor& gate_up, int64_t from, const Tensor& out, int64
   }
 }
 
+// ids[i] = taken[from[i]] where from[i] >= 0.
+__global__ void TakeEach(int32_t* ids, const int32_t* from, const int32_t* taken, int count) {
+  const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+  if (i < count && from[i] >= 0) ids[i] = taken[from[i]];
+}
+
 }  // namespace
 
 cudaError_t ProbeCode() {
@@ -139,6 +145,14 @@ Code GatherRows(Device* device, Tensor x, const int32_t* rows, Tensor out, Strea
   if (count == 0) return kOk;
   CopyChosen(x.data, Rows(x), from * size, rows, out.data, to * size, count, Columns(x) * size, device->StreamOf(stream));
   return device->Launched("gather_rows");
+}
+
+Code TakeIds(Device* device, int32_t* ids, const int32_t* from, const int32_t* taken, int32_t count, Stream stream) {
+  if (count < 0) return device->Fail(kBadShape, "take_ids: count %d", count);
+  if (count == 0) return kOk;
+  constexpr int kThreads = 128;
+  TakeEach<<<(count + kThreads - 1) / kThreads, kThreads, 0, device->StreamOf(stream)>>>(ids, from, taken, count);
+  return device->Launched("take_ids");
 }
 
 Code SiluMul(Device* device, Tensor gate_up, Tensor out, Stream stream) {

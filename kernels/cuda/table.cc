@@ -2,6 +2,8 @@
 //
 // The one exported symbol is PhalanxKernelTable (kernels/load.h). No exception leaves: nothing here throws, and memory is asked for with
 // nothrow. CUDA keeps a current device per host thread, so every entry sets it first.
+#include <nvtx3/nvToolsExt.h>
+
 #include <cstdlib>
 #include <new>
 
@@ -169,7 +171,7 @@ Code StreamSynchronize(Device* device, Stream stream) {
 
 Code EventCreate(Device* device, Event* out) {
   cudaEvent_t event = nullptr;
-  const Code code = device->Check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "event_create");
+  const Code code = device->Check(cudaEventCreate(&event), "event_create");
   *out = reinterpret_cast<Event>(event);
   return code;
 }
@@ -187,6 +189,14 @@ Code EventQuery(Device* device, Event event) {
   cudaGetLastError();  // "not ready" is no failure of the next launch
   return kNotReady;
 }
+
+Code EventElapsed(Device* device, Event begin, Event end, float* ms) {
+  return device->Check(cudaEventElapsedTime(ms, EventOf(begin), EventOf(end)), "event_elapsed");
+}
+
+// NVTX: nothing but a null check unless a profiler is attached.
+void RangePush(const char* name) { nvtxRangePushA(name); }
+void RangePop() { nvtxRangePop(); }
 
 // ---- graphs ---------------------------------------------------------------------------------------------------------
 
@@ -245,6 +255,9 @@ void FillHost(Table* t) {
   t->event_record = OnDevice<EventRecord>::Call;
   t->event_wait = OnDevice<EventWait>::Call;
   t->event_query = OnDevice<EventQuery>::Call;
+  t->event_elapsed = OnDevice<EventElapsed>::Call;
+  t->range_push = RangePush;
+  t->range_pop = RangePop;
   t->graph_begin = OnDevice<GraphBegin>::Call;
   t->graph_end = OnDevice<GraphEnd>::Call;
   t->graph_launch = OnDevice<GraphLaunch>::Call;
@@ -262,6 +275,7 @@ void FillOperations(Table* t) {
   t->rope_append = OnDevice<RopeAppend>::Call;
   t->silu_mul = OnDevice<SiluMul>::Call;
   t->gather_rows = OnDevice<GatherRows>::Call;
+  t->take_ids = OnDevice<TakeIds>::Call;
 #ifdef PHALANX_CUDA_ATTENTION
   t->attention = OnDevice<Attention>::Call;
 #endif

@@ -49,8 +49,17 @@ Code AddRmsNorm(Device* device, Tensor residual, Tensor x, const void* gamma, fl
   return RmsNorm(device, residual, gamma, epsilon, out, stream);
 }
 
-Code Linear(Device*, const LinearArgs* a, Stream) {
+Code Linear(Device* device, const LinearArgs* a, Stream stream) {
   const Weight& w = a->weight;
+  if (a->norm_gamma != nullptr) {
+    if (Columns(a->x) != w.k) return kBadShape;
+    LinearArgs plain = *a;
+    plain.norm_gamma = nullptr;
+    std::vector<char> normed(static_cast<size_t>(Rows(a->x) * w.k) * DTypeBytes(a->x.dtype));
+    plain.x = Dense(normed.data(), a->x.dtype, 2, Rows(a->x), w.k);
+    const Code code = RmsNorm(device, a->x, a->norm_gamma, a->norm_epsilon, plain.x, stream);
+    return code == kOk ? Linear(device, &plain, stream) : code;
+  }
   const int64_t m = Rows(a->x), outputs = a->epilogue == kEpilogueSiluMul ? w.n / 2 : w.n;
   if (!IsModelDType(a->x.dtype) || !IsModelDType(a->out.dtype) || !IsModelDType(w.dtype) || Columns(a->x) != w.k ||
       Columns(a->out) != outputs || Rows(a->out) != m || (a->epilogue == kEpilogueSiluMul && w.n % 2 != 0)) {
@@ -96,6 +105,13 @@ Code GatherRows(Device*, Tensor x, const int32_t* rows, Tensor out, Stream) {
     if (rows[r] < 0 || rows[r] >= Rows(x)) return kBadShape;
     std::memcpy(static_cast<char*>(out.data) + RowOffset(out, r) * bytes,
                 static_cast<const char*>(x.data) + RowOffset(x, rows[r]) * bytes, Columns(x) * bytes);
+  }
+  return kOk;
+}
+
+Code TakeIds(Device*, int32_t* ids, const int32_t* from, const int32_t* taken, int32_t count, Stream) {
+  for (int32_t i = 0; i < count; ++i) {
+    if (from[i] >= 0) ids[i] = taken[from[i]];
   }
   return kOk;
 }

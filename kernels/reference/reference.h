@@ -65,6 +65,7 @@ Code AddRmsNorm(Device*, Tensor residual, Tensor x, const void* gamma, float eps
 Code Linear(Device*, const LinearArgs* args, Stream);
 Code SiluMul(Device*, Tensor gate_up, Tensor out, Stream);
 Code GatherRows(Device*, Tensor x, const int32_t* rows, Tensor out, Stream);
+Code TakeIds(Device*, int32_t* ids, const int32_t* from, const int32_t* taken, int32_t count, Stream);
 Code RopeAppend(Device*, const RopeAppendArgs* args, const StepLayout* layout, Stream);
 Code Attention(Device*, const AttentionArgs* args, const StepLayout* layout, Stream);
 Code SamplingStateSet(Device*, int32_t width, uint32_t* prompt_seen, int32_t* output_counts, int32_t state,

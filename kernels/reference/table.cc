@@ -56,7 +56,7 @@ void EventDestroy(Device*, Event) {}
 Code EventRecord(Device*, Event, Stream) { return kOk; }
 Code EventDone(Device*, Event) { return kOk; }
 uint64_t PackedBytes(Device*, int64_t n, int64_t k, DType dtype) { return static_cast<uint64_t>(n * k) * DTypeBytes(dtype); }
-Code PackWeight(Device* device, Weight* weight, const void* rows, void* to) {
+Code PackWeight(Device* device, Weight* weight, const void* rows, void* to, Stream) {
   if (!IsModelDType(weight->dtype)) return kUnsupported;
   weight->bytes = PackedBytes(device, weight->n, weight->k, weight->dtype);
   weight->layout = 0;
@@ -95,6 +95,7 @@ Table MakeTable() {
   t.attention = Attention;
   t.silu_mul = SiluMul;
   t.gather_rows = GatherRows;
+  t.take_ids = TakeIds;
   t.sampling_state_set = SamplingStateSet;
   t.sample = Sample;
   t.logprobs = Logprobs;

@@ -47,6 +47,8 @@ class Decoder : public Model {
   absl::Status OutputAndMlp(const LayerWeights& layer, void* attention, void* residual, int64_t rows, Stream stream);
   absl::Status KeepWanted(const ForwardInput& input, Stream stream);
   absl::Status Linear(Tensor x, const kernels::Weight& weight, const float* bias, Tensor out, kernels::Epilogue epilogue, Stream stream);
+  absl::Status NormLinear(Tensor x, const void* gamma, const kernels::Weight& weight, const float* bias, Tensor out,
+                          kernels::Epilogue epilogue, Stream stream);
   absl::Status Check(kernels::Code code, const char* operation) const { return ToStatus(table_, device_, code, operation); }
   Tensor Rows(void* data, int64_t rows, int64_t columns) const { return Dense(data, dtype_, 2, rows, columns); }
   int64_t q_width() const { return int64_t{config_.num_heads} * config_.head_dim; }
@@ -79,7 +81,13 @@ absl::Status Decoder::TakeScratch() {
 
 absl::Status Decoder::Linear(Tensor x, const kernels::Weight& weight, const float* bias, Tensor out, kernels::Epilogue epilogue,
                              Stream stream) {
-  const kernels::LinearArgs args{x, weight, bias, out, epilogue};
+  const kernels::LinearArgs args{x, weight, bias, out, epilogue, nullptr, 0, nullptr};
+  return Check(table_.linear(device_, &args, stream), "linear");
+}
+
+absl::Status Decoder::NormLinear(Tensor x, const void* gamma, const kernels::Weight& weight, const float* bias, Tensor out,
+                                 kernels::Epilogue epilogue, Stream stream) {
+  const kernels::LinearArgs args{x, weight, bias, out, epilogue, gamma, config_.rms_norm_eps, scratch_.normed};
   return Check(table_.linear(device_, &args, stream), "linear");
 }
 
@@ -104,30 +112,28 @@ absl::Status Decoder::Forward(const ForwardInput& input, Stream stream) {
 absl::Status Decoder::Attention(int32_t index, const ForwardInput& input, Stream stream) {
   const LayerWeights& layer = weights_.layers[index];
   const int64_t tokens = input.layout.num_tokens;
-  const Tensor normed = Rows(scratch_.normed, tokens, config_.hidden_size);
-  PHX_RETURN_IF_ERROR(Check(table_.rms_norm(device_, Rows(scratch_.residual, tokens, config_.hidden_size), layer.attention_norm,
-                                            config_.rms_norm_eps, normed, stream), "rms_norm"));
   const Tensor qkv = Rows(scratch_.qkv, tokens, q_width() + 2 * kv_width());
-  PHX_RETURN_IF_ERROR(Linear(normed, layer.qkv, layer.qkv_bias, qkv, kernels::kEpilogueNone, stream));
+  PHX_RETURN_IF_ERROR(NormLinear(Rows(scratch_.residual, tokens, config_.hidden_size), layer.attention_norm, layer.qkv, layer.qkv_bias,
+                                 qkv, kernels::kEpilogueNone, stream));
 
   const Tensor q = Dense(scratch_.q, dtype_, 3, tokens, config_.num_heads, config_.head_dim);
   const kernels::RopeAppendArgs rope{qkv, q, config_.num_heads, layer.q_norm, layer.k_norm, config_.rms_norm_eps,
                                      weights_.cos_sin, config_.head_dim, input.kv[index]};
-  PHX_RETURN_IF_ERROR(Check(table_.rope_append(device_, &rope, &input.layout, stream), "rope_append"));
-
   const float scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim));
   const int32_t window = config_.layer_windows.empty() ? 0 : config_.layer_windows[index];
   const kernels::AttentionArgs attention{q, Rows(scratch_.attention, tokens, q_width()), input.kv[index], scale, window};
+  if (table_.rope_attention != nullptr && input.layout.max_query_length == 1) {
+    return Check(table_.rope_attention(device_, &rope, &attention, &input.layout, stream), "rope_attention");
+  }
+  PHX_RETURN_IF_ERROR(Check(table_.rope_append(device_, &rope, &input.layout, stream), "rope_append"));
   return Check(table_.attention(device_, &attention, &input.layout, stream), "attention");
 }
 
 absl::Status Decoder::OutputAndMlp(const LayerWeights& layer, void* attention, void* residual, int64_t rows, Stream stream) {
   const Tensor sum = Rows(residual, rows, config_.hidden_size);
-  const Tensor normed = Rows(scratch_.normed, rows, config_.hidden_size);
   const Tensor inner = Rows(scratch_.inner, rows, config_.intermediate_size);
   PHX_RETURN_IF_ERROR(Linear(Rows(attention, rows, q_width()), layer.o, layer.o_bias, sum, kernels::kEpilogueAdd, stream));
-  PHX_RETURN_IF_ERROR(Check(table_.rms_norm(device_, sum, layer.mlp_norm, config_.rms_norm_eps, normed, stream), "rms_norm"));
-  PHX_RETURN_IF_ERROR(Linear(normed, layer.gate_up, layer.gate_up_bias, inner, kernels::kEpilogueSiluMul, stream));
+  PHX_RETURN_IF_ERROR(NormLinear(sum, layer.mlp_norm, layer.gate_up, layer.gate_up_bias, inner, kernels::kEpilogueSiluMul, stream));
   return Linear(inner, layer.down, layer.down_bias, sum, kernels::kEpilogueAdd, stream);
 }
 
@@ -142,10 +148,8 @@ absl::Status Decoder::KeepWanted(const ForwardInput& input, Stream stream) {
 absl::Status Decoder::Logits(int32_t begin, int32_t count, Tensor logits, Stream stream) {
   PHX_CHECK(begin >= 0 && count >= 1 && begin + count <= num_wanted_);
   char* first = static_cast<char*>(scratch_.wanted) + int64_t{begin} * config_.hidden_size * kernels::DTypeBytes(dtype_);
-  const Tensor normed = Rows(scratch_.normed, count, config_.hidden_size);
-  PHX_RETURN_IF_ERROR(Check(table_.rms_norm(device_, Rows(first, count, config_.hidden_size), weights_.final_norm, config_.rms_norm_eps,
-                                            normed, stream), "rms_norm"));
-  return Linear(normed, weights_.head, nullptr, logits, kernels::kEpilogueNone, stream);
+  return NormLinear(Rows(first, count, config_.hidden_size), weights_.final_norm, weights_.head, nullptr, logits, kernels::kEpilogueNone,
+                    stream);
 }
 
 // What a decoder calls. A table without one of them is refused here, never in mid-step.
@@ -157,7 +161,6 @@ absl::Status CheckOperations(const kernels::Table& table) {
       {"packed_bytes", table.packed_bytes != nullptr},
       {"pack_weight", table.pack_weight != nullptr},
       {"embedding", table.embedding != nullptr},
-      {"rms_norm", table.rms_norm != nullptr},
       {"linear", table.linear != nullptr},
       {"rope_append", table.rope_append != nullptr},
       {"attention", table.attention != nullptr},

@@ -111,7 +111,8 @@ absl::Status PackOne(const kernels::Table& table, kernels::Device* device, kerne
   const uint64_t bytes = table.packed_bytes(device, job.n, job.k, dtype);
   PHX_ASSIGN_OR_RETURN(void* to, memory->Take(bytes, "a weight"));
   kernels::Weight weight{nullptr, job.n, job.k, dtype, 0, bytes};
-  PHX_RETURN_IF_ERROR(ToStatus(table, device, table.pack_weight(device, &weight, rows, to), "pack_weight"));
+  PHX_RETURN_IF_ERROR(ToStatus(table, device, table.pack_weight(device, &weight, rows, to, nullptr), "pack_weight"));
+  PHX_RETURN_IF_ERROR(ToStatus(table, device, table.stream_synchronize(device, nullptr), "stream_synchronize"));
   *job.weight = weight;
   return absl::OkStatus();
 }

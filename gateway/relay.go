@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
@@ -103,6 +104,10 @@ func (r *relay) healthy() bool {
 	defer cancel()
 	reply, err := grpc_health_v1.NewHealthClient(r.probe.conn).Check(ctx, &grpc_health_v1.HealthCheckRequest{})
 	serving := err == nil && reply.GetStatus() == grpc_health_v1.HealthCheckResponse_SERVING
+	// The probe's connection may be up while others still wait out a failed try: requests on them would be refused.
+	for _, l := range r.links {
+		serving = serving && l.bringUp(ctx)
+	}
 	if serving != r.serving || r.asked.IsZero() {
 		r.logHealth(serving, reply.GetStatus(), err)
 	}
@@ -179,6 +184,22 @@ func newLink(address string, log *logger) (*link, error) {
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(replyBytesMax), grpc.MaxCallSendMsgSize(messageBytesMax64)))
 	l.conn = conn
 	return l, err
+}
+
+// bringUp connects now, not when the pause after the last failed try is over. False: still not connected.
+func (l *link) bringUp(ctx context.Context) bool {
+	for range 8 { // idle, connecting, ready; a failed try adds three more
+		state := l.conn.GetState()
+		if state == connectivity.Ready {
+			return true
+		}
+		l.conn.ResetConnectBackoff()
+		l.conn.Connect()
+		if !l.conn.WaitForStateChange(ctx, state) {
+			return false
+		}
+	}
+	return l.conn.GetState() == connectivity.Ready
 }
 
 func (l *link) adopt(raw net.Conn) net.Conn {

@@ -68,6 +68,25 @@ func TestRouterAwayAndBack(t *testing.T) {
 	}
 }
 
+// A healthy gateway has all its connections: the first requests do not meet one that still waits out a failed try.
+func TestHealthyMeansEveryConnection(t *testing.T) {
+	address := "unix:" + filepath.Join(socketFolder(t), "router.sock")
+	c := newClusterOver(t, &fakeRouter{}, address)
+	for range 100 { // the pauses of these grow, the probe's hardly
+		for _, l := range c.relay.links {
+			l.conn.Connect()
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	c.router.listen(t, address)
+	c.router.setServing(true)
+	c.router.on(func(_ *body, out stream) error { return out.Send(plain("{}")) })
+	eventually(t, "healthy", func() bool { return c.do("GET", "/health", "").StatusCode == 200 })
+	for range 2 * len(c.relay.links) {
+		c.want(c.do("POST", "/v1/completions", "{}"), 200, "{}")
+	}
+}
+
 func freeAddress(t *testing.T) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

@@ -117,13 +117,51 @@ TEST(Sampling, EqualsTheTwin) {
     int32_t rows, vocab, width;
     float spread;
   };
-  for (const Size& z : {Size{40, 5, 5, 2}, Size{40, 100, 112, 2}, Size{60, 592, 592, 4}, Size{24, 5000, 5024, 1}, Size{12, 49152, 49152, 3}, Size{4, 151936, 152064, 0.3f}}) {
+  for (const Size& z : {Size{40, 5, 5, 2}, Size{40, 100, 112, 2}, Size{60, 592, 592, 4}, Size{24, 5000, 5024, 1}, Size{12, 49152, 49152, 3}, Size{4, 151936, 152064, 0.3f},
+                        Size{8, 12000, 12000, 2}, Size{2, 500001, 500032, 2}}) {
     const Batch b = RandomBatch(&rng, z.rows, z.vocab, z.width, z.spread);
     Bed twin(ReferenceTable(), {});
     const Drawn want = b.Run(&twin);
     for (const Subject& s : Subjects()) {
       Bed bed(s.table, s.options);
       ExpectSame(b, b.Run(&bed), want, s.name + " vocab " + std::to_string(z.vocab));
+    }
+  }
+}
+
+// Every truncation on flat and on peaked rows, with and without equal values; twice, for the same bits.
+TEST(Sampling, TruncationsOfFlatAndPeakedRowsEqualTheTwin) {
+  std::mt19937 rng(24);
+  struct Kind {
+    float top_p, min_p;
+    int32_t top_k;
+  };
+  const std::vector<Kind> kinds = {{0, 0, 0},        {0.1f, 0, 0},    {0.5f, 0, 0},      {0.95f, 0, 0},      {0.999f, 0, 0}, {1, 0.05f, 0}, {1, 1, 0},
+                                   {0.9f, 0.02f, 0}, {1, 0, 50},      {0.95f, 0, 50},    {0.95f, 0, 700},    {1, 0, 9000},   {0.8f, 0, 9000},
+                                   {1, 0, 20000},    {0.9f, 0, 1},    {0.9f, 0.5f, 300}};
+  const auto rows = static_cast<int32_t>(kinds.size());
+  for (float spread : {0.0f, 1e-6f, 0.3f, 1.0f, 3.0f, 10.0f}) {
+    for (bool ties : {false, true}) {
+      Batch b = RandomBatch(&rng, rows, 20000, 20000, spread);
+      if (ties) {
+        for (int64_t i = 0; i < b.logits.size(); ++i) b.logits.set(i, FromBf16(ToBf16(b.logits.at(i))));
+      }
+      for (size_t r = 0; r < kinds.size(); ++r) {
+        SamplingRow& o = b.options[r] = Greedy();
+        o.temperature = 0.8f, o.seed = 5, o.position = static_cast<int32_t>(r);
+        o.top_p = kinds[r].top_p, o.min_p = kinds[r].min_p, o.top_k = kinds[r].top_k;
+        o.num_logprobs = static_cast<int32_t>(r * 5 % (kMaxTopLogprobs + 1));
+      }
+      Bed twin(ReferenceTable(), {});
+      const Drawn want = b.Run(&twin);
+      for (const Subject& s : Subjects()) {
+        Bed bed(s.table, s.options);
+        const Drawn got = b.Run(&bed), again = b.Run(&bed);
+        ExpectSame(b, got, want, s.name + " spread " + std::to_string(spread) + (ties ? " with ties" : ""));
+        EXPECT_EQ(got.ids, again.ids) << s.name;
+        EXPECT_EQ(got.logprobs, again.logprobs) << s.name;
+        EXPECT_EQ(got.top_ids, again.top_ids) << s.name;
+      }
     }
   }
 }

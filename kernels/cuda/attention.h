@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/attention_config.h"
+#include "kernels/cuda/rope.h"
 #include "kernels/kernels.h"
 
 namespace phalanx::kernels::cuda {
@@ -31,15 +32,23 @@ struct AttentionParams {
 
 // How decode shares a context among CTAs.
 struct DecodeSplit {
-  int splits, min_chunk;
+  int splits;          // parts of the longest context
+  SplitRule rule;
   void* workspace;     // PartialBytes if splits > 1
   uint32_t* counters;  // [sequences, kv_heads, group tiles]: zero, and left zero
 };
 
 // bf16 everywhere, IsFastHeadDim(head_dim), rows aligned to 16 bytes. Sequences of one query row; others are left alone.
 void LaunchDecode(const AttentionParams& params, const DecodeSplit& split, cudaStream_t stream);
-// The same for sequences of more than one query row.
+// rope_append and LaunchDecode in one: q and the newest k and v come from rope.qkv; params.q is not used. Every sequence has one row, and
+// TakesPairs. Reads the cache rows of earlier steps before the previous kernel in the stream has ended.
+void LaunchRopeDecode(const AttentionParams& params, const DecodeSplit& split, const RopeParams& rope, cudaStream_t stream);
+// LaunchDecode for sequences of more than one query row.
 void LaunchPrefill(const AttentionParams& params, cudaStream_t stream);
+// The same on Hopper, in tiles of AttentionChoice::prefill_rows; `blocks` are the cache's. Only what WgmmaPrefillTakes. beside_decode:
+// LaunchDecode for the same call was the last launch on the stream, and both may run at once.
+bool WgmmaPrefillTakes(const Device* device, const AttentionParams& params);
+Code LaunchWgmmaPrefill(Device* device, const AttentionParams& params, int blocks, int rows, bool beside_decode, cudaStream_t stream);
 
 // Any dtype, any head_dim up to kPlainMaxHeadDim, any alignment; all rows.
 void LaunchPlainAttention(const AttentionParams& params, DType q, DType cache, cudaStream_t stream);

@@ -5,20 +5,15 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/host_device.h"
 #include "kernels/kernels.h"
-
-#ifdef __CUDACC__
-#define PHALANX_HOST_DEVICE __host__ __device__ inline
-#else
-#define PHALANX_HOST_DEVICE inline
-#endif
 
 namespace phalanx::kernels::cuda {
 
 constexpr int kQueryRows = 16;     // queries of one tensor core tile: a decode CTA takes so many heads of a group
 constexpr int kDecodeTurn = 64;    // positions that a decode CTA takes at once: 16 for each of its four warps
 constexpr int kMaxSplits = 32;     // parts of one context: a warp merges them, a lane a part
-constexpr int kPrefillRows = 64;   // (query row, head of the group) pairs of a prefill CTA
+constexpr int kPrefillRows = 64;   // (query row, head of the group) pairs of a prefill CTA; twice as many where there are enough on Hopper
 constexpr int kPlainMaxHeadDim = 256;
 
 // An attention step with what its kernels depend on.
@@ -30,14 +25,25 @@ struct AttentionShape {
   int window;    // 0 = unlimited
   DType q, cache;
   bool aligned;  // rows of q, out, k and v start at multiples of 16 bytes
+  bool tensor_cores = true;  // for bf16: compute capability 8.0 and later
+};
+
+// How a context is cut into parts. It follows from the shapes of the model and the number of sequences, rounded up to a power of two, so
+// that rows and positions which only pad a step do not change a sequence's parts, and so not its bits.
+struct SplitRule {
+  int min_chunk;  // positions that are worth a part
+  int fill;       // parts of any context that use the whole device
+  int level;      // parts of 512 positions or more that level out contexts of different lengths
+  int most;       // at most kMaxSplits
 };
 
 struct AttentionChoice {
   bool plain;     // attention_plain.cu takes all rows; the others are false
   bool decode;    // attention_decode.cu takes the sequences of one row
   bool prefill;   // attention_prefill.cu takes the longer ones
-  int splits;     // decode: most parts of one context, at most kMaxSplits
-  int min_chunk;  // decode: positions that are worth a part
+  int splits;     // decode: parts of the longest context, at most kMaxSplits
+  SplitRule rule;  // decode: how each context is cut
+  int prefill_rows;  // prefill on Hopper: kPrefillRows or twice that
 };
 
 AttentionChoice ChooseAttention(const AttentionShape& shape, int sm_count, uint64_t workspace_bytes, uint64_t counter_bytes);
@@ -60,9 +66,14 @@ struct ContextCut {
   int chunks;  // >= 1; the last may be shorter
   int tokens;  // positions of one
 };
-PHALANX_HOST_DEVICE ContextCut CutContext(int length, int splits, int min_chunk) {
-  int chunks = (length + min_chunk - 1) / min_chunk;
-  if (chunks > splits) chunks = splits;
+PHALANX_HOST_DEVICE int PartsOf(int length, const SplitRule& rule) {
+  const int small = (length + rule.min_chunk - 1) / rule.min_chunk, large = (length + 511) / 512;
+  const int level = large < rule.level ? large : rule.level, wanted = level > rule.fill ? level : rule.fill;
+  const int parts = small < wanted ? small : wanted;
+  return parts < rule.most ? parts : rule.most;
+}
+PHALANX_HOST_DEVICE ContextCut CutContext(int length, const SplitRule& rule) {
+  int chunks = PartsOf(length, rule);
   if (chunks < 1) chunks = 1;
   const int turns = (length + chunks * kDecodeTurn - 1) / (chunks * kDecodeTurn);
   const int tokens = (turns < 1 ? 1 : turns) * kDecodeTurn;
@@ -70,10 +81,11 @@ PHALANX_HOST_DEVICE ContextCut CutContext(int length, int splits, int min_chunk)
   return {chunks < 1 ? 1 : chunks, tokens};
 }
 
-// Prefill tiles are numbered over the whole step without a plan: sequence s has the tiles from here to the next sequence's first, which
-// are enough for its rows; what is left over has nothing to do.
-PHALANX_HOST_DEVICE int64_t FirstTile(int64_t query_start, int sequence, int group) {
-  return query_start * group / kPrefillRows + sequence;
+// At least as many as the tiles of `rows` packed queries in all sequences of more than one row (device/prefill_work.cuh numbers them).
+PHALANX_HOST_DEVICE int64_t PrefillTileCount(int64_t tokens, int sequences, int group, int rows) {
+  if (sequences == 1) return (tokens * group + rows - 1) / rows;
+  const int64_t longer = sequences < tokens / 2 ? sequences : tokens / 2;  // sequences of more than one row, each with a part of a tile
+  return tokens * group / rows + longer;
 }
 
 }  // namespace phalanx::kernels::cuda

@@ -30,6 +30,8 @@ TEST(AttentionConfig, TensorCoresNeedBf16AndAKnownHeadDim) {
   EXPECT_TRUE(Choose(s).plain);
   s = Decode(4, 1000), s.aligned = false;
   EXPECT_TRUE(Choose(s).plain);
+  s = Decode(4, 1000), s.tensor_cores = false;
+  EXPECT_TRUE(Choose(s).plain);
 }
 
 TEST(AttentionConfig, EveryRowHasOneKernel) {
@@ -70,12 +72,16 @@ TEST(AttentionConfig, PartialsFitTheScratch) {
 }
 
 TEST(AttentionConfig, ACutCoversTheContextOnce) {
-  for (int splits : {1, 2, 3, 7, 9, 32}) {
-    for (int min_chunk : {128, 256, 512}) {
+  for (int most : {1, 2, 3, 7, 9, 32}) {
+    for (const SplitRule& rule : {SplitRule{128, 132, 500, most}, SplitRule{256, 3, 9, most}, SplitRule{512, 1, 4, most}}) {
+      int parts = 0;
       for (int length = 0; length < 9000; length = length < 300 ? length + 1 : length + 97) {
-        const ContextCut cut = CutContext(length, splits, min_chunk);
+        const ContextCut cut = CutContext(length, rule);
         ASSERT_GE(cut.chunks, 1);
-        ASSERT_LE(cut.chunks, splits) << length;
+        ASSERT_LE(cut.chunks, std::max(1, PartsOf(length, rule))) << length;
+        ASSERT_GE(PartsOf(length, rule), parts) << "a shorter context has more parts than the grid of a longer one";
+        parts = PartsOf(length, rule);
+        ASSERT_LE(parts, most);
         ASSERT_EQ(cut.tokens % kDecodeTurn, 0);
         ASSERT_GE(cut.chunks * cut.tokens, length);
         if (length > 0) {
@@ -86,18 +92,42 @@ TEST(AttentionConfig, ACutCoversTheContextOnce) {
   }
 }
 
-TEST(AttentionConfig, PrefillTilesAreEnoughForEverySequence) {
-  const std::vector<int> rows = {1, 1, 2, 64, 63, 65, 0, 1, 700, 3, 1, 128, 5};
-  for (int group : {1, 2, 3, 6, 7, 8, 64}) {
-    int64_t start = 0;
-    for (size_t s = 0; s < rows.size(); ++s) {
-      const int64_t first = FirstTile(start, static_cast<int>(s), group), next = FirstTile(start + rows[s], static_cast<int>(s) + 1, group);
-      EXPECT_GE((next - first) * kPrefillRows, int64_t{rows[s]} * group) << "sequence " << s << " group " << group;
-      EXPECT_GT(next, first);
-      start += rows[s];
+TEST(AttentionConfig, PaddingDoesNotChangeACut) {
+  for (auto [rows, padded] : {std::pair{3, 4}, {5, 8}, {9, 16}, {17, 24}, {33, 40}, {100, 104}, {250, 256}}) {
+    for (int context : {1, 90, 600, 1025, 5000, 40000}) {
+      const AttentionChoice own = Choose(Decode(rows, context)), other = Choose(Decode(padded, 65536));
+      const ContextCut a = CutContext(context, own.rule), b = CutContext(context, other.rule);
+      EXPECT_TRUE(a.chunks == b.chunks && a.tokens == b.tokens) << rows << " rows of " << context;
+      EXPECT_LE(a.chunks, own.splits);
     }
-    EXPECT_LE(FirstTile(start, static_cast<int>(rows.size()), group), start * group / kPrefillRows + static_cast<int64_t>(rows.size()));
   }
+}
+
+TEST(AttentionConfig, PrefillTilesAreEnoughForAllSequences) {
+  const std::vector<std::vector<int>> steps = {
+      {1, 1, 2, 64, 63, 65, 0, 1, 700, 3, 1, 128, 5}, {2, 2, 2, 2}, {1, 1}, {1000}, {2}, {0, 0, 3}};
+  for (const std::vector<int>& rows : steps) {
+    for (int group : {1, 2, 3, 6, 7, 8, 64}) {
+      for (int tile : {kPrefillRows, 2 * kPrefillRows}) {
+        int64_t tokens = 0, tiles = 0;
+        for (int r : rows) {
+          tokens += r;
+          if (r > 1) tiles += (int64_t{r} * group + tile - 1) / tile;
+        }
+        const int sequences = static_cast<int>(rows.size());
+        EXPECT_GE(PrefillTileCount(tokens, sequences, group, tile), tiles) << sequences << " sequences, group " << group;
+        EXPECT_LE(PrefillTileCount(tokens, sequences, group, tile), tokens * group / tile + sequences);
+      }
+    }
+  }
+}
+
+TEST(AttentionConfig, LargePrefillTilesWhereThereAreEnough) {
+  AttentionShape s = Decode(1, 2048);
+  s.tokens = s.max_query_length = 2048;
+  EXPECT_EQ(Choose(s).prefill_rows, 2 * kPrefillRows);
+  s.tokens = s.max_query_length = 512;
+  EXPECT_EQ(Choose(s).prefill_rows, kPrefillRows);
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
-// Attention of sequences with one query row: split-KV, read once.
+// Attention of sequences with one query row: split-KV, read once. With rope in it (kRope): rope_append and this, of one row a sequence.
 //
+//   qkv   [tokens, (heads + 2 kv_heads) * head_dim]       bf16   kRope; else
 //   q     [tokens, heads, head_dim]                       bf16
 //   k, v  [blocks, kv_heads, block_size, head_dim]        bf16   through the block table
 //   out   [tokens, heads * head_dim]                      bf16
@@ -12,7 +13,13 @@
 //   gathered through the block table, whose entry is fetched one tile earlier still) and keeps its own softmax. They merge at the end.
 // - How many parts a sequence has follows from its own length, on the device (CutContext): a captured graph stays valid. CTAs past the
 //   last part leave at once. The last CTA of a (sequence, kv head) to finish adds up the parts in their order: same bits each time.
+// - With rope each CTA norms and rotates its own queries. The newest position's k and v are made by the CTAs of the last part, which put
+//   them into their tile and into the cache; nobody else needs them. So all that the cache must hold was written by earlier steps, and is
+//   read before the previous kernel has ended (device.h, a prefetcher). A row without a slot (padding) reads the cache instead.
+#include "kernels/cuda/device.h"
 #include "kernels/cuda/device/attention_tile.cuh"
+#include "kernels/cuda/device/chain.cuh"
+#include "kernels/cuda/device/rope_head.cuh"
 
 namespace phalanx::kernels::cuda {
 namespace {
@@ -20,10 +27,10 @@ namespace {
 constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarp;
 constexpr int kStages = 2;
-static_assert(kWarps * kKeyRows == kDecodeTurn && kMaxSplits <= kWarp);
+static_assert(kWarps * kKeyRows == kDecodeTurn);
 
 template <int kHeadDim>
-struct DecodeShared {
+struct alignas(16) DecodeShared {
   static constexpr int kTile = kKeyRows * kTileStride<kHeadDim>;
   static constexpr int kMergeStride = kHeadDim + 4;
   union {
@@ -31,9 +38,16 @@ struct DecodeShared {
     float values[kWarps][kQueryRows][kMergeStride];        // after the last tile
   };
   float max[kWarps][kQueryRows], sum[kWarps][kQueryRows];  // of the warps
-  float factor[kQueryRows][kWarp];                         // what each warp's, then each part's values are multiplied with
+  float factor[kQueryRows][kWarps];                        // what each warp's values are multiplied with
   float row_max[kQueryRows], row_sum[kQueryRows];
   bool last;
+};
+
+// With rope, behind DecodeShared.
+template <int kHeadDim>
+struct RopeShared {
+  bf16 queries[kQueryRows][kTileStride<kHeadDim>];
+  bf16 fresh[2][kHeadDim];  // k and v of the newest position
 };
 
 // What a CTA works on.
@@ -42,62 +56,99 @@ struct DecodeWork {
   int first_head, heads;       // query heads
   int begin, end;              // positions
   int chunk, chunks;
+  int newest;                  // the position whose k and v are made here; -1: all are in the cache
   int64_t pair;                // (sequence, kv head, group tile)
 };
 
-// False: nothing to do.
+// False: nothing to do. With rope every sequence has one row, so that its index is the row's.
+template <bool kRope>
 __device__ __forceinline__ bool FindWork(const AttentionParams& p, const DecodeSplit& split, DecodeWork* w) {
   const int tiles = GroupTiles(p.group), tile = static_cast<int>(blockIdx.y) % tiles;
   w->sequence = static_cast<int>(blockIdx.x) / split.splits;
   w->chunk = static_cast<int>(blockIdx.x) % split.splits;
   w->kv_head = static_cast<int>(blockIdx.y) / tiles;
-  w->row = p.query_start[w->sequence];
+  w->row = kRope ? w->sequence : p.query_start[w->sequence];
   const int length = p.context_length[w->sequence];
-  if (p.query_start[w->sequence + 1] - w->row != 1) return false;
+  if (!kRope && p.query_start[w->sequence + 1] - w->row != 1) return false;
   const int from = p.window > 0 ? max(0, length - p.window) : 0;
-  const ContextCut cut = CutContext(length - from, split.splits, split.min_chunk);
+  const ContextCut cut = CutContext(length - from, split.rule);
   w->chunks = cut.chunks;
   w->begin = from + w->chunk * cut.tokens;
   w->end = min(length, w->begin + cut.tokens);
+  w->newest = -1;
   w->first_head = w->kv_head * p.group + tile * kQueryRows;
   w->heads = min(kQueryRows, p.group - tile * kQueryRows);
   w->pair = (static_cast<int64_t>(w->sequence) * p.kv_heads + w->kv_head) * tiles + tile;
   return w->chunk < w->chunks;
 }
 
-// One warp's positions: every fourth tile of the part.
-template <int kHeadDim>
-__device__ __forceinline__ void RunTiles(const AttentionParams& p, const DecodeWork& w, DecodeShared<kHeadDim>& shared, int warp, int lane,
-                                         float (&sums)[kHeadDim / 8][4], Softmax* softmax) {
-  const Pages pages = PagesOf(p, w.sequence, w.kv_head);
-  const int first = w.begin + warp * kKeyRows;
-  const auto row_at = [&](int tile) {
-    const int position = first + tile * kDecodeTurn + lane % kKeyRows;
-    return position < w.end ? pages.RowOf(position) : -1;
-  };
-  const auto copy = [&](int tile, int row) {
-    bf16(&to)[2][DecodeShared<kHeadDim>::kTile] = shared.tiles[warp][tile % kStages];
-    CopyTiles<kHeadDim>(to[0], to[1], p.k, p.v, row, lane);
-    CommitCopies();
-  };
-  const int tiles = (w.end - first + kDecodeTurn - 1) / kDecodeTurn;  // <= 0: none
-#pragma unroll
-  for (int i = 0; i < kStages; ++i) copy(i, row_at(i));
-  int next_row = row_at(kStages);
+// ---- tiles ----------------------------------------------------------------------------------------------------------
 
-  const bf16* head = static_cast<const bf16*>(p.q) + w.row * p.q_row + w.first_head * p.q_head;
-  const int query = lane / 4;
+// A warp's positions: every fourth tile of the part, on their way to shared memory.
+template <int kHeadDim>
+struct TileFeed {
+  const AttentionParams& p;
+  const DecodeWork& w;
+  bf16 (&tiles)[kStages][2][DecodeShared<kHeadDim>::kTile];
+  Pages pages;
+  int first, lane;
+  int next_row = -1;
+
+  __device__ __forceinline__ TileFeed(const AttentionParams& params, const DecodeWork& work, DecodeShared<kHeadDim>& shared, int warp,
+                                      int lane_of_warp)
+      : p(params), w(work), tiles(shared.tiles[warp]), pages(PagesOf(params, work.sequence, work.kv_head)),
+        first(work.begin + warp * kKeyRows), lane(lane_of_warp) {}
+
+  __device__ __forceinline__ int count() const { return (w.end - first + kDecodeTurn - 1) / kDecodeTurn; }  // <= 0: none
+  __device__ __forceinline__ int RowAt(int tile) const {
+    const int position = first + tile * kDecodeTurn + lane % kKeyRows;
+    return position < w.end && position != w.newest ? pages.RowOf(position) : -1;
+  }
+  __device__ __forceinline__ void Copy(int tile, int row) {
+    CopyTiles<kHeadDim>(tiles[tile % kStages][0], tiles[tile % kStages][1], p.k, p.v, row, lane);
+    CommitCopies();
+  }
+  __device__ __forceinline__ void Begin() {
+#pragma unroll
+    for (int i = 0; i < kStages; ++i) Copy(i, RowAt(i));
+    next_row = RowAt(kStages);
+  }
+  __device__ __forceinline__ void Refill(int tile) {
+    Copy(tile + kStages, next_row);
+    next_row = RowAt(tile + kStages + 1);
+  }
+  // Puts the newest position's k and v [kHeadDim] into its row of a tile that has arrived, if it is in this one.
+  __device__ __forceinline__ void Patch(int tile, const bf16 (&fresh)[2][kHeadDim]) {
+    const int row = w.newest - first - tile * kDecodeTurn;
+    if (w.newest < 0 || row < 0 || row >= kKeyRows) return;
+    constexpr int kPieces = kHeadDim / 8;
+    for (int piece = lane; piece < 2 * kPieces; piece += kWarp) {
+      const int side = piece / kPieces, column = piece % kPieces * 8;
+      *reinterpret_cast<uint4*>(&tiles[tile % kStages][side][row * kTileStride<kHeadDim> + column]) =
+          *reinterpret_cast<const uint4*>(&fresh[side][column]);
+    }
+    __syncwarp();
+  }
+};
+
+// Softmax and sums over the tiles of a warp. `head`: the first query, `step` elements apart; `fresh` is null without rope.
+template <int kHeadDim>
+__device__ __forceinline__ void RunTiles(TileFeed<kHeadDim>& feed, const bf16* head, int64_t step, const bf16 (*fresh)[2][kHeadDim],
+                                         float (&sums)[kHeadDim / 8][4], Softmax* softmax) {
+  const DecodeWork& w = feed.w;
+  const int lane = feed.lane, query = lane / 4, tiles = feed.count();
   uint32_t q[kHeadDim / 16][4];
-  LoadQueries<kHeadDim>(q, query < w.heads ? head + query * p.q_head : nullptr,
-                        query + 8 < w.heads ? head + (query + 8) * p.q_head : nullptr, lane);
-  const float scale = p.scale * kLog2E;
+  LoadQueries<kHeadDim>(q, query < w.heads ? head + query * step : nullptr, query + 8 < w.heads ? head + (query + 8) * step : nullptr,
+                        lane);
+  const float scale = feed.p.scale * kLog2E;
   for (int tile = 0; tile < tiles; ++tile) {
     WaitCopies<kStages - 1>();
     __syncwarp();
-    const bf16* keys = shared.tiles[warp][tile % kStages][0];
+    if (fresh != nullptr) feed.Patch(tile, *fresh);
+    const bf16* keys = feed.tiles[tile % kStages][0];
     float scores[2][4] = {};
     AddScores<kHeadDim>(scores[0], scores[1], q, keys, lane);
-    const int position = first + tile * kDecodeTurn + lane % 4 * 2;
+    const int position = feed.first + tile * kDecodeTurn + lane % 4 * 2;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
 #pragma unroll
@@ -106,13 +157,65 @@ __device__ __forceinline__ void RunTiles(const AttentionParams& p, const DecodeW
     float rescale[2];
     softmax->Update(scores, rescale);
     Rescale(sums, rescale);
-    AddValues<kHeadDim>(sums, scores[0], scores[1], shared.tiles[warp][tile % kStages][1], true, lane);
+    AddValues<kHeadDim>(sums, scores[0], scores[1], feed.tiles[tile % kStages][1], true, lane);
     __syncwarp();
-    copy(tile + kStages, next_row);
-    next_row = row_at(tile + kStages + 1);
+    feed.Refill(tile);
   }
   WaitCopies<0>();
 }
+
+// ---- rope -----------------------------------------------------------------------------------------------------------
+
+// The CTA's heads: its queries and, where the newest position is this CTA's, that one's k and v, in shared memory; those also in the cache.
+template <int kHeadDim>
+struct HeadMaker {
+  using Part = HeadPart<2, kHeadDim>;
+  const RopeParams& r;
+  const DecodeWork& w;
+  RopeShared<kHeadDim>& shared;
+  int slot, lane;
+  HeadShape shape;
+  HeadAngles<2, kHeadDim> angles;
+
+  // Item i: query i, then k, then v.
+  __device__ __forceinline__ int items() const { return w.heads + (w.newest >= 0 ? 2 : 0); }
+  __device__ __forceinline__ void Load(Part& part, int item) const {
+    const int head = item < w.heads ? w.first_head + item : r.heads + (item - w.heads) * r.cache.kv_heads + w.kv_head;
+    LoadHead(part, shape, lane, static_cast<const bf16*>(r.qkv) + w.row * r.qkv_stride + static_cast<int64_t>(head) * kHeadDim);
+  }
+  __device__ __forceinline__ void Finish(Part& part, int item) const {
+    const bool is_q = item < w.heads, is_v = item == w.heads + 1;
+    const bf16* gamma = static_cast<const bf16*>(is_q ? r.q_norm : is_v ? nullptr : r.k_norm);
+    if (gamma != nullptr) NormHead(part, shape, lane, gamma, r.epsilon);
+    if (!is_v) Rotate(part, angles, shape, lane);
+    StoreHead<bf16>(part, shape, lane, is_q ? shared.queries[item] : shared.fresh[item - w.heads]);
+    if (is_q || w.first_head != w.kv_head * (r.heads / r.cache.kv_heads)) return;  // of several CTAs of a wide group the first one
+    const KvLayer& kv = r.cache;
+    const int64_t row = (static_cast<int64_t>(slot / kv.block_size) * kv.kv_heads + w.kv_head) * kv.block_size + slot % kv.block_size;
+    StoreHead<bf16>(part, shape, lane, static_cast<bf16*>(is_v ? kv.v : kv.k) + row * kHeadDim);
+  }
+  // Two heads of a warp are under way at once.
+  __device__ __forceinline__ void Run(int warp) const {
+    for (int item = warp; item < items(); item += 2 * kWarps) {
+      const bool two = item + kWarps < items();
+      Part first, second;
+      Load(first, item);
+      if (two) Load(second, item + kWarps);
+      Finish(first, item);
+      if (two) Finish(second, item + kWarps);
+    }
+  }
+};
+
+// Marks the newest position as made here, if this CTA has it and its row has a place in the cache. Returns the slot.
+__device__ __forceinline__ int FindNewest(const AttentionParams& p, const RopeParams& r, DecodeWork* w) {
+  const int slot = r.slots[w->row];
+  const bool place = slot >= 0 && slot < static_cast<int64_t>(r.cache.num_blocks) * r.cache.block_size;
+  if (place && w->chunk == w->chunks - 1) w->newest = p.context_length[w->sequence] - 1;
+  return slot;
+}
+
+// ---- results --------------------------------------------------------------------------------------------------------
 
 // Puts the warps' results into shared memory and finds what each is multiplied with: row_max, row_sum and factor[row][warp].
 template <int kHeadDim>
@@ -179,47 +282,102 @@ __device__ __forceinline__ Partials PartialsOf(const AttentionParams& p, const D
   return {values, reinterpret_cast<float2*>(values + count * p.head_dim), rows};
 }
 
-// Adds up the parts of a pair, a warp a query for the factors, then a thread four columns.
+// Four columns of a query, merged by one thread. The first kBatch parts are loaded before anything is known of any: one trip to L2.
+struct MergeItem {
+  static constexpr int kBatch = 8;
+  const float2* stats;  // of part 0; the parts are `rows` apart
+  const float* values;  // of part 0; the parts are `step` apart
+  int chunks, rows;
+  int64_t step;
+  float2 first_stats[kBatch];
+  float4 first_values[kBatch];
+
+  __device__ __forceinline__ float2 StatsOf(int part) const {
+    return part < chunks ? __ldcg(stats + static_cast<int64_t>(part) * rows) : make_float2(-INFINITY, 0);
+  }
+  __device__ __forceinline__ float4 ValuesOf(int part) const {
+    return part < chunks ? __ldcg(reinterpret_cast<const float4*>(values + part * step)) : make_float4(0, 0, 0, 0);
+  }
+  __device__ __forceinline__ void Load() {
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) first_stats[i] = StatsOf(i), first_values[i] = ValuesOf(i);
+  }
+  // The parts in their order.
+  __device__ __forceinline__ float4 Merge() const {
+    float top = -INFINITY, total = 0;
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) top = fmaxf(top, first_stats[i].x);
+#pragma unroll 8
+    for (int part = kBatch; part < chunks; ++part) top = fmaxf(top, StatsOf(part).x);
+    float4 sum = make_float4(0, 0, 0, 0);
+    const auto add = [&](const float2& of, const float4& x) {
+      const float factor = of.x == -INFINITY ? 0.0f : exp2f(of.x - top);
+      total += factor * of.y;
+      AddTo(&sum, factor, x);
+    };
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) add(first_stats[i], first_values[i]);
+#pragma unroll 4
+    for (int part = kBatch; part < chunks; ++part) add(StatsOf(part), ValuesOf(part));
+    return Times(sum, total == 0.0f ? 0.0f : 1.0f / total);
+  }
+};
+
+// Adds up the parts of a pair, two items of a thread under way at once.
 template <int kHeadDim>
 __device__ __forceinline__ void MergeParts(const AttentionParams& p, const DecodeSplit& split, const DecodeWork& w,
-                                           const Partials& partials, DecodeShared<kHeadDim>& shared, int warp, int lane) {
-  const int64_t first = w.pair * split.splits;
-  for (int query = warp; query < w.heads; query += kWarps) {
-    float2 stats = make_float2(-INFINITY, 0);
-    if (lane < w.chunks) stats = __ldcg(partials.stats + (first + lane) * partials.rows + query);
-    float top = stats.x;
-#pragma unroll
-    for (int step = kWarp / 2; step > 0; step /= 2) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, step));
-    const float factor = stats.x == -INFINITY ? 0.0f : exp2f(stats.x - top);
-    const float total = WarpSum(factor * stats.y);
-    shared.factor[query][lane] = total == 0.0f ? 0.0f : factor / total;
-  }
-  __syncthreads();
+                                           const Partials& partials) {
   constexpr int kColumns = kHeadDim / 4;
-  for (int item = threadIdx.x; item < w.heads * kColumns; item += kThreads) {
+  const int64_t first = w.pair * split.splits * partials.rows;
+  const int items = w.heads * kColumns;
+  const auto item_of = [&](int item) {
     const int query = item / kColumns, column = item % kColumns * 4;
-    const float* from = partials.values + (first * partials.rows + query) * kHeadDim + column;
-    const int64_t step = static_cast<int64_t>(partials.rows) * kHeadDim;
-    float4 sum = make_float4(0, 0, 0, 0);
-#pragma unroll 8
-    for (int part = 0; part < w.chunks; ++part) {
-      AddTo(&sum, shared.factor[query][part], __ldcg(reinterpret_cast<const float4*>(from + part * step)));
-    }
-    StoreOut(p, w, query, column, sum);
+    return MergeItem{partials.stats + first + query, partials.values + (first + query) * kHeadDim + column, w.chunks, partials.rows,
+                     static_cast<int64_t>(partials.rows) * kHeadDim};
+  };
+  for (int item = threadIdx.x; item < items; item += 2 * kThreads) {
+    const int second = item + kThreads;
+    MergeItem a = item_of(item), b = item_of(min(second, items - 1));
+    a.Load();
+    if (second < items) b.Load();
+    StoreOut(p, w, item / kColumns, item % kColumns * 4, a.Merge());
+    if (second < items) StoreOut(p, w, second / kColumns, second % kColumns * 4, b.Merge());
   }
 }
 
 // Grid: x = sequences x splits, y = kv heads x group tiles.
-template <int kHeadDim>
-__global__ void __launch_bounds__(kThreads, 3) DecodeParts(const AttentionParams p, const DecodeSplit split) {
+template <int kHeadDim, bool kRope>
+__global__ void __launch_bounds__(kThreads, 3) DecodeParts(const AttentionParams p, const DecodeSplit split, const RopeParams rope) {
   extern __shared__ __align__(16) char memory[];
   DecodeShared<kHeadDim>& shared = *reinterpret_cast<DecodeShared<kHeadDim>*>(memory);
-  DecodeWork w;
-  if (!FindWork(p, split, &w)) return;
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  DecodeWork w;
+  if (!kRope) PassGate();
+  if (!FindWork<kRope>(p, split, &w)) {
+    if (kRope) PassGate();
+    return;
+  }
   float sums[kHeadDim / 8][4] = {};
   Softmax softmax;
-  RunTiles<kHeadDim>(p, w, shared, warp, lane, sums, &softmax);
+  if constexpr (kRope) {
+    RopeShared<kHeadDim>& heads = *reinterpret_cast<RopeShared<kHeadDim>*>(memory + sizeof(DecodeShared<kHeadDim>));
+    const int slot = FindNewest(p, rope, &w);
+    TileFeed<kHeadDim> feed(p, w, shared, warp, lane);
+    feed.Begin();
+    const HeadShape shape{rope.rotary_dim / 2, kHeadDim};
+    const float* angles = rope.cos_sin + static_cast<int64_t>(rope.positions[w.row]) * rope.rotary_dim;
+    const HeadMaker<kHeadDim> maker{rope, w, heads, slot, lane, shape, LoadAngles<2, kHeadDim>(shape, lane, angles)};
+    WaitForPrevious();
+    LetNextStart();  // earlier, the next kernel's CTAs would crowd where room is left beside the previous kernel's
+    maker.Run(warp);
+    __syncthreads();
+    RunTiles<kHeadDim>(feed, heads.queries[0], kTileStride<kHeadDim>, &heads.fresh, sums, &softmax);
+  } else {
+    TileFeed<kHeadDim> feed(p, w, shared, warp, lane);
+    feed.Begin();
+    const bf16* head = static_cast<const bf16*>(p.q) + w.row * p.q_row + w.first_head * p.q_head;
+    RunTiles<kHeadDim>(feed, head, p.q_head, nullptr, sums, &softmax);
+  }
   ShareSums<kHeadDim>(shared, warp, lane, sums, softmax);
 
   const Partials partials = PartialsOf(p, split);
@@ -241,37 +399,45 @@ __global__ void __launch_bounds__(kThreads, 3) DecodeParts(const AttentionParams
   }
   if (w.chunks == 1) return;
   if (threadIdx.x < w.heads) partials.stats[part + threadIdx.x] = make_float2(shared.row_max[threadIdx.x], shared.row_sum[threadIdx.x]);
-  __threadfence();
   __syncthreads();
   if (threadIdx.x == 0) {
     uint32_t* counter = split.counters + w.pair;
+    __threadfence();  // the CTA's parts, which the barrier put before this, come before the count
     shared.last = atomicAdd(counter, 1u) + 1 == static_cast<uint32_t>(w.chunks);
     if (shared.last) *counter = 0;  // nobody else comes any more
+    __threadfence();
   }
   __syncthreads();
-  if (!shared.last) return;
-  __threadfence();
-  MergeParts<kHeadDim>(p, split, w, partials, shared, warp, lane);
+  if (shared.last) MergeParts<kHeadDim>(p, split, w, partials);
 }
 
-template <int kHeadDim>
-void Launch(const AttentionParams& p, const DecodeSplit& split, cudaStream_t stream) {
-  constexpr int kBytes = static_cast<int>(sizeof(DecodeShared<kHeadDim>));
-  cudaFuncSetAttribute(DecodeParts<kHeadDim>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+template <int kHeadDim, bool kRope>
+void LaunchParts(const AttentionParams& p, const DecodeSplit& split, const RopeParams& rope, cudaStream_t stream) {
+  constexpr size_t kBytes = sizeof(DecodeShared<kHeadDim>) + (kRope ? sizeof(RopeShared<kHeadDim>) : 0);
+  static_assert(sizeof(DecodeShared<kHeadDim>) % 16 == 0);
+  const auto kernel = DecodeParts<kHeadDim, kRope>;
+  WantSharedMemory(reinterpret_cast<const void*>(kernel), kBytes);
   const dim3 grid(static_cast<unsigned>(p.sequences) * static_cast<unsigned>(split.splits),
                   static_cast<unsigned>(p.kv_heads * GroupTiles(p.group)));
-  DecodeParts<kHeadDim><<<grid, kThreads, kBytes, stream>>>(p, split);
+  Launch(kernel, grid, dim3(kThreads), kBytes, stream, p, split, rope);
+}
+
+template <bool kRope>
+void LaunchFor(const AttentionParams& p, const DecodeSplit& split, const RopeParams& rope, cudaStream_t stream) {
+  switch (p.head_dim) {
+    case 64: return LaunchParts<64, kRope>(p, split, rope, stream);
+    case 80: return LaunchParts<80, kRope>(p, split, rope, stream);
+    case 96: return LaunchParts<96, kRope>(p, split, rope, stream);
+    default: return LaunchParts<128, kRope>(p, split, rope, stream);
+  }
 }
 
 }  // namespace
 
-void LaunchDecode(const AttentionParams& p, const DecodeSplit& split, cudaStream_t stream) {
-  switch (p.head_dim) {
-    case 64: return Launch<64>(p, split, stream);
-    case 80: return Launch<80>(p, split, stream);
-    case 96: return Launch<96>(p, split, stream);
-    default: return Launch<128>(p, split, stream);
-  }
+void LaunchDecode(const AttentionParams& p, const DecodeSplit& split, cudaStream_t stream) { LaunchFor<false>(p, split, {}, stream); }
+
+void LaunchRopeDecode(const AttentionParams& p, const DecodeSplit& split, const RopeParams& rope, cudaStream_t stream) {
+  LaunchFor<true>(p, split, rope, stream);
 }
 
 }  // namespace phalanx::kernels::cuda

@@ -8,9 +8,11 @@
 // row 0 head 1, ...), so that a page serves the whole group and short chunks fill a tile; a warp has 16 of them, their queries and sums in
 // registers. Keys and values come in tiles of 64 positions, gathered through the block table by cp.async, one tile ahead; one barrier a
 // tile. Positions outside [first seen, last seen] of the CTA are zeros in shared memory and are never read.
-// CTAs find their sequence from the row starts (FirstTile): nothing is planned on the host. Late rows see most, so they start first.
+// CTAs find their sequence from the row starts: nothing is planned on the host. Late rows see most, so they start first.
+// attention_prefill_wgmma.cu takes most steps of a Hopper card instead.
 // Source: Dao, FlashAttention-2, 2023.
 #include "kernels/cuda/device/attention_tile.cuh"
+#include "kernels/cuda/device/prefill_work.cuh"
 
 namespace phalanx::kernels::cuda {
 namespace {
@@ -28,48 +30,8 @@ struct PrefillShared {
   bf16 tiles[kStages][2][kKeys * kTileStride<kHeadDim>];  // K, V
 };
 
-// What a CTA works on. Packed query i is row i / group, head i % group.
-struct PrefillWork {
-  int sequence, kv_head;
-  int first_row, rows;  // of q and out; rows of the sequence
-  int length;           // positions
-  int first_packed;
-};
-
-__device__ __forceinline__ bool FindWork(const AttentionParams& p, PrefillWork* w) {
-  const int64_t tile = static_cast<int64_t>(gridDim.x) - 1 - blockIdx.x;
-  w->sequence = LastThat(p.sequences, [&](int s) { return FirstTile(p.query_start[s], s, p.group) <= tile; });
-  w->kv_head = static_cast<int>(blockIdx.y);
-  w->first_row = p.query_start[w->sequence];
-  w->rows = p.query_start[w->sequence + 1] - w->first_row;
-  w->length = p.context_length[w->sequence];
-  const int64_t first_packed = (tile - FirstTile(w->first_row, w->sequence, p.group)) * kPrefillRows;
-  w->first_packed = static_cast<int>(first_packed);
-  return w->rows > 1 && first_packed < static_cast<int64_t>(w->rows) * p.group;
-}
-
-// The lane's two queries, rows l / 4 and l / 4 + 8 of its warp's tile.
-struct LaneQueries {
-  bool there[2];
-  int row[2], head[2];  // of q and out
-  int own[2];           // position; of the last row where there is no query
-};
-
-__device__ __forceinline__ LaneQueries QueriesOf(const AttentionParams& p, const PrefillWork& w, int warp, int lane) {
-  LaneQueries l;
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const int packed = w.first_packed + warp * kQueryRows + lane / 4 + i * 8, row = packed / p.group;
-    l.there[i] = row < w.rows;
-    l.row[i] = w.first_row + row;
-    l.head[i] = w.kv_head * p.group + packed % p.group;
-    l.own[i] = w.length - w.rows + min(row, w.rows - 1);
-  }
-  return l;
-}
-
 // -infinity where a query does not see a position; scales the others.
-__device__ __forceinline__ void MaskScores(float (&scores)[2 * kParts][4], const LaneQueries& queries, int position, int window,
+__device__ __forceinline__ void MaskScores(float (&scores)[2 * kParts][4], const LaneRows& queries, int position, int window,
                                            float scale) {
 #pragma unroll
   for (int i = 0; i < 2 * kParts; ++i) {
@@ -82,25 +44,20 @@ __device__ __forceinline__ void MaskScores(float (&scores)[2 * kParts][4], const
   }
 }
 
-// Grid: x = FirstTile past the last sequence, y = kv heads.
+// Grid: x = PrefillTileCount, y = kv heads.
 template <int kHeadDim>
 __global__ void __launch_bounds__(kThreads, 2) PrefillTiles(const AttentionParams p) {
   extern __shared__ __align__(16) char memory[];
   PrefillShared<kHeadDim>& shared = *reinterpret_cast<PrefillShared<kHeadDim>*>(memory);
   PrefillWork w;
-  if (!FindWork(p, &w)) return;
+  if (!FindPrefillWork<kPrefillRows>(p, static_cast<int>(blockIdx.x), static_cast<int>(blockIdx.y), &w)) return;
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-
-  const int past = w.length - w.rows;
-  const int first_own = past + w.first_packed / p.group;
-  const int last_own = past + min((w.first_packed + kPrefillRows - 1) / p.group, w.rows - 1);
-  const int begin = p.window > 0 ? max(0, first_own - p.window + 1) : 0, end = last_own + 1;
-  const int first_tile = begin / kKeys, tiles = (end + kKeys - 1) / kKeys;
+  const int first_tile = w.begin / kKeys, tiles = (w.end + kKeys - 1) / kKeys;
 
   const Pages pages = PagesOf(p, w.sequence, w.kv_head);
   const auto row_at = [&](int tile) {
     const int position = tile * kKeys + warp * kKeyRows + lane % kKeyRows;
-    return position >= begin && position < end ? pages.RowOf(position) : -1;
+    return position >= w.begin && position < w.end ? pages.RowOf(position) : -1;
   };
   const auto copy = [&](int tile, int row) {
     const int at = warp * kKeyRows * kTileStride<kHeadDim>;
@@ -110,15 +67,15 @@ __global__ void __launch_bounds__(kThreads, 2) PrefillTiles(const AttentionParam
   copy(first_tile, row_at(first_tile));
   int next_row = row_at(first_tile + 1);
 
-  const LaneQueries queries = QueriesOf(p, w, warp, lane);
+  const LaneRows queries = RowsOf(p, w, w.first_packed + warp * kQueryRows);
   const auto head_of = [&](int i) {
     return static_cast<const bf16*>(p.q) + queries.row[i] * p.q_row + queries.head[i] * p.q_head;
   };
   uint32_t q[kHeadDim / 16][4];
   LoadQueries<kHeadDim>(q, queries.there[0] ? head_of(0) : nullptr, queries.there[1] ? head_of(1) : nullptr, lane);
   // Of the warp: positions up to here are seen by all its queries, and none past there by any.
-  const int warp_first = past + min((w.first_packed + warp * kQueryRows) / p.group, w.rows - 1);
-  const int warp_last = past + min((w.first_packed + warp * kQueryRows + kQueryRows - 1) / p.group, w.rows - 1);
+  const int warp_first = w.OwnOf(w.first_packed + warp * kQueryRows, p.group);
+  const int warp_last = w.OwnOf(w.first_packed + warp * kQueryRows + kQueryRows - 1, p.group);
   const float scale = p.scale * kLog2E;
   const bool few_keys = p.window > 0 && p.window < kManyKeys;
 
@@ -175,7 +132,7 @@ template <int kHeadDim>
 void Launch(const AttentionParams& p, cudaStream_t stream) {
   constexpr int kBytes = static_cast<int>(sizeof(PrefillShared<kHeadDim>));
   cudaFuncSetAttribute(PrefillTiles<kHeadDim>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
-  const dim3 grid(static_cast<unsigned>(FirstTile(p.tokens, p.sequences, p.group)), static_cast<unsigned>(p.kv_heads));
+  const dim3 grid(static_cast<unsigned>(PrefillTileCount(p.tokens, p.sequences, p.group, kPrefillRows)), static_cast<unsigned>(p.kv_heads));
   PrefillTiles<kHeadDim><<<grid, kThreads, kBytes, stream>>>(p);
 }
 

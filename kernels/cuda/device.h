@@ -11,6 +11,10 @@
 #include <cstdarg>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <tuple>
+#include <utility>
 
 #include "kernels/kernels.h"
 
@@ -28,6 +32,7 @@ struct Device {
   int index = 0;
   int sm_count = 0;
   int capability = 0;               // 90 = 9.0
+  int shared_bytes = 0;             // most shared memory of a CTA
   cudaStream_t stream = nullptr;    // what a null Stream means
   cuda::GemmState* gemm = nullptr;
   // Scratch of the operations of one stream, taken at create: split attention, split products, sampling. Zeroed once; kernels that use
@@ -59,6 +64,62 @@ struct Device {
 }  // namespace phalanx::kernels
 
 namespace phalanx::kernels::cuda {
+
+// ---- launches that overlap ------------------------------------------------------------------------------------------
+//
+// Programmatic dependent launch (compute capability 9.0 and later): a kernel may start while the one before it in the stream still runs,
+// as soon as all CTAs of that one have called `LetNextStart` (device/chain.cuh) or have ended. What a kernel does before it calls
+// `WaitForPrevious` overlaps with its predecessors; that call returns when the previous kernel has ended and its writes are visible.
+//
+// The rule for every kernel that is launched with `Launch`:
+//   1. Each CTA calls WaitForPrevious once, on every path, before it reads what a kernel may have written and before it writes anything.
+//      So a kernel that has ended waited for the one before it, and that one for its own: behind the call all earlier kernels are over,
+//      not only the last one, and nothing that they still read can be overwritten.
+//   2. Two kinds of kernels. A *gate* calls WaitForPrevious first and LetNextStart after it: when the next kernel starts, everything
+//      before the gate is over. A *prefetcher* (gemv.cu, attention_decode.cu with rope) reads ahead before it waits, and may let the next
+//      one start before that too: it reads only what no kernel since the last gate writes, which is weights, the step's layout, and rows
+//      of the KV cache that earlier steps wrote. Each step begins with a gate (embedding).
+//   3. A kernel launched in the ordinary way, a copy, or the border of a graph waits for all before it; nothing need be known of it.
+// Start early enough that the next kernel's CTAs find room beside the running ones; they are never started before all of these run, so
+// that waiting ones cannot keep them out.
+
+// Whether launches may overlap: the device can, and PHALANX_CUDA_PDL is not 0. Asked once, of the device that is current then.
+inline bool LaunchesOverlap() {
+  static const bool overlap = [] {
+    const char* wish = std::getenv("PHALANX_CUDA_PDL");
+    if (wish != nullptr && std::strcmp(wish, "0") == 0) return false;
+    int device = 0, major = 0;
+    return cudaGetDevice(&device) == cudaSuccess &&
+           cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major >= 9;
+  }();
+  return overlap;
+}
+
+// Launches a kernel that keeps the rule above. A failure is found by Device::Launched, as after <<<>>>.
+template <class... Parameters, class... Arguments>
+void Launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, Arguments&&... arguments) {
+  std::tuple<Parameters...> values{static_cast<Parameters>(std::forward<Arguments>(arguments))...};
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid, config.blockDim = block, config.dynamicSmemBytes = shared_bytes, config.stream = stream;
+  config.attrs = &attribute, config.numAttrs = LaunchesOverlap() ? 1 : 0;
+  std::apply([&](auto&... value) {
+    void* pointers[] = {const_cast<void*>(static_cast<const void*>(&value))...};
+    cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), pointers);
+  }, values);
+}
+
+// Lets a CTA of `kernel` have `bytes` of shared memory, and wants as much of the SM's memory as possible to be shared memory. An SM changes
+// that split only when it is empty: kernels that are to run beside each other must want the same, or the next one's CTAs crowd on the few
+// SMs whose split suits them (measured on an H100: 132 CTAs on 73 SMs).
+inline void WantSharedMemory(const void* kernel, size_t bytes) {
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+  cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
 
 constexpr uint64_t kScratchBytes = uint64_t{64} << 20;
 // The scratch begins with counters: they are zero between operations, and nothing else is ever written there. What follows is the
@@ -104,6 +165,8 @@ Code AddRmsNorm(Device* device, Tensor residual, Tensor x, const void* gamma, fl
 Code RopeAppend(Device* device, const RopeAppendArgs* args, const StepLayout* layout, Stream stream);
 // attention.cc chooses between attention_decode.cu and attention_prefill.cu
 Code Attention(Device* device, const AttentionArgs* args, const StepLayout* layout, Stream stream);
+// One kernel where the fast decode kernel applies, else RopeAppend and Attention.
+Code RopeAttention(Device* device, const RopeAppendArgs* rope, const AttentionArgs* attention, const StepLayout* layout, Stream stream);
 // sampling.cu, logprobs.cu
 Code SamplingStateSet(Device* device, int32_t width, uint32_t* prompt_seen, int32_t* output_counts, int32_t state,
                       const int32_t* prompt_ids, int32_t num_prompt, const int32_t* output_ids, int32_t num_output, Stream stream);

@@ -12,31 +12,42 @@ int64_t RoundUp(int64_t a, int64_t to) { return CeilDiv(a, to) * to; }
 
 ProductWay ChooseWay(const ProductShape& s) {
   if (s.m == 0) return ProductWay::kNothing;
-  const bool fast = s.x == kBF16 && s.weight == kBF16 && s.aligned && s.k % 8 == 0;
-  if (fast) return s.m <= kSmallRows ? ProductWay::kStream : ProductWay::kLibrary;
+  const bool fast = s.tensor_cores && s.x == kBF16 && s.weight == kBF16 && s.aligned && s.k % 8 == 0;
+  if (fast && s.m > kSmallRows) return s.tiles ? ProductWay::kTiles : ProductWay::kLibrary;
+  if (fast) return ProductWay::kStream;
   return s.m <= kPlainRows ? ProductWay::kPlainRows : ProductWay::kPlainTiles;
 }
 
-// Each SM gets the same number of weight rows, however odd: rows that a tile lacks are not read, so they cost nothing by themselves.
-// Few rows an SM (o, qkv, down): one CTA, of 32 warps where k is long, so that enough bytes are in flight. More tokens take more shared
-// memory a warp, so 16 then. Many rows (gate+up, lm_head): several CTAs, so that one reads while another sums up; of the ways to do that
-// the one that keeps most lanes reading: the busiest SM has little more than its share, and the tiles of a CTA are full.
-StreamConfig ChooseStream(int64_t m, int64_t n, int64_t k, int sm_count) {
-  const int64_t steps = CeilDiv(k, 64);  // a warp takes 64 of k at a time
-  const auto cut = [&](int ctas_per_sm, int warps) {
-    const int64_t rows = RoundUp(CeilDiv(n, static_cast<int64_t>(sm_count) * ctas_per_sm), 2);
-    return StreamConfig{static_cast<int>(CeilDiv(n, rows)), static_cast<int>(rows), steps <= 8 ? 8 : warps};
-  };
-  if (CeilDiv(n, sm_count) <= kStreamTile) return cut(1, steps >= 48 && m <= 8 ? 32 : 16);
-  const auto used = [&](const StreamConfig& c) {
-    const double share = static_cast<double>(n) / static_cast<double>(sm_count * CeilDiv(c.ctas, sm_count) * c.rows);
-    return share * static_cast<double>(c.rows) / static_cast<double>(RoundUp(c.rows, kStreamTile));
-  };
-  StreamConfig best = cut(4, 8);
-  for (const StreamConfig& other : {cut(3, 8), cut(2, 16)}) {
-    if (used(other) > used(best)) best = other;
-  }
-  return best;
+// Each SM gets one CTA and about the same number of weight rows, however odd: rows that a tile lacks are not read, so they cost nothing.
+// What the memory does while one kernel gives way to the next is decided here, by what fits an SM side by side: the next kernel's CTAs
+// should find room on every SM, for if they crowd the product takes as long as the fullest one.
+// - The ring is deep where this kernel's CTA and another stream's share an SM.
+// - A product whose ring holds all its weights (qkv, o of a small model) is brief and small: the next kernel may start beside it and its
+//   predecessor. Else the next one starts when the previous one has ended, and finds only this one.
+// - With a norm and a long stream (gate+up, the head) a CTA asks for more than half an SM, so that two never share one.
+// - Gate+up follows attention and a brief product, during which the memory would idle: part of its weights is brought into L2 then.
+StreamConfig ChooseStream(int64_t m, int64_t n, int64_t k, bool norm, const StreamDevice& device) {
+  constexpr int64_t kShare = 113 * 1024;       // Hopper: 228 KB, of which 1 KB a CTA goes to the system
+  constexpr int64_t kMoreThanHalf = 116 * 1024;
+  constexpr int64_t kAhead = int64_t{16} << 20;
+  constexpr int64_t kSlotBytes = int64_t{kStreamWarps} * kStreamTile * kStreamUnit * 2;
+  const int64_t pairs = CeilDiv(n, 2), ctas = std::min<int64_t>(device.sm_count, pairs);
+  const int64_t rows = std::min(n, 2 * CeilDiv(pairs, ctas));  // of the largest CTA
+  const int64_t units = CeilDiv(CeilDiv(rows, kStreamTile) * StreamUnits(k), kStreamWarps);  // of a warp
+  const int64_t rest = StreamRestBytes(m, k, norm), room = std::min<int64_t>(kShare, device.shared_bytes);
+  const int64_t stages = rest + std::min<int64_t>(kStreamDeep, units) * kSlotBytes <= room ? kStreamDeep : kStreamShallow;
+  const int64_t slots = std::min(stages, units);
+  const bool brief = units <= stages, ahead = norm && !brief;
+  int64_t shared = slots * kSlotBytes + rest;
+  if (ahead) shared = std::max(shared, std::min<int64_t>(kMoreThanHalf, device.shared_bytes));
+  return {static_cast<int>(ctas),   static_cast<int>(stages), static_cast<int>(slots),
+          static_cast<int>(shared), brief,                    ahead ? static_cast<int>(kAhead / ctas / 16 * 16) : 0};
+}
+
+bool StreamTakesNorm(int64_t m, int64_t k, const StreamDevice& device) {
+  constexpr int64_t kMost = 160 * 1024;  // more would leave the next kernel no room to begin
+  constexpr int64_t kRing = int64_t{kStreamShallow} * kStreamWarps * kStreamTile * kStreamUnit * 2;
+  return m <= kSmallRows && kRing + StreamRestBytes(m, k, true) <= std::min<int64_t>(kMost, device.shared_bytes);
 }
 
 int64_t RowBucket(int64_t m) {

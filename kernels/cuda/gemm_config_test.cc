@@ -3,50 +3,89 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 namespace phalanx::kernels::cuda {
 namespace {
 
 TEST(GemmConfig, TheWayFollowsDtypeAlignmentAndRows) {
-  const auto way = [](int64_t m, int64_t k, DType x, DType weight, bool aligned) { return ChooseWay({m, 1536, k, x, weight, aligned}); };
+  const auto way = [](int64_t m, int64_t k, DType x, DType weight, bool aligned, bool tiles = false) {
+    return ChooseWay({m, 1536, k, x, weight, aligned, tiles});
+  };
   EXPECT_EQ(way(0, 1536, kBF16, kBF16, true), ProductWay::kNothing);
   EXPECT_EQ(way(1, 1536, kBF16, kBF16, true), ProductWay::kStream);
   EXPECT_EQ(way(kSmallRows, 1536, kBF16, kBF16, true), ProductWay::kStream);
   EXPECT_EQ(way(kSmallRows + 1, 1536, kBF16, kBF16, true), ProductWay::kLibrary);
+  EXPECT_EQ(way(kSmallRows, 1536, kBF16, kBF16, true, true), ProductWay::kStream);
+  EXPECT_EQ(way(kSmallRows + 1, 1536, kBF16, kBF16, true, true), ProductWay::kTiles);
+  EXPECT_EQ(way(kSmallRows + 1, 1537, kBF16, kBF16, true, true), ProductWay::kPlainTiles);
+  EXPECT_EQ(way(kSmallRows + 1, 1536, kBF16, kBF16, false, true), ProductWay::kPlainTiles);
   EXPECT_EQ(way(1, 1537, kBF16, kBF16, true), ProductWay::kPlainRows);
   EXPECT_EQ(way(1, 1536, kBF16, kBF16, false), ProductWay::kPlainRows);
   EXPECT_EQ(way(1, 1536, kF32, kBF16, true), ProductWay::kPlainRows);
   EXPECT_EQ(way(kPlainRows + 1, 1536, kF32, kF32, true), ProductWay::kPlainTiles);
+  EXPECT_EQ(ChooseWay({1, 1536, 1536, kBF16, kBF16, true, false, false}), ProductWay::kPlainRows);
+  EXPECT_EQ(ChooseWay({64, 1536, 1536, kBF16, kBF16, true, false, false}), ProductWay::kPlainTiles);
 }
 
+constexpr StreamDevice kH100{132, 227 * 1024};
+
 TEST(GemmConfig, TheStreamCoversEveryRowWithinTheKernelsLimits) {
-  for (int sm_count : {1, 78, 132}) {
+  for (const StreamDevice& device : {StreamDevice{1, 99 * 1024}, {78, 163 * 1024}, kH100}) {
     for (int64_t m = 1; m <= kSmallRows; ++m) {
       for (int64_t n : {1, 2, 7, 16, 98, 576, 1536, 2048, 17920, 151936, 1 << 20}) {
-        for (int64_t k : {8, 64, 576, 1536, 8960, 18944}) {
-          const StreamConfig c = ChooseStream(m, n, k, sm_count);
-          ASSERT_GE(static_cast<int64_t>(c.ctas) * c.rows, n);
-          ASSERT_LT(static_cast<int64_t>(c.ctas - 1) * c.rows, n);  // no idle CTA
-          ASSERT_EQ(c.rows % 2, 0);                                 // gate and up stay together
-          ASSERT_TRUE(c.warps == 8 || c.warps == 16 || c.warps == 32);
-          ASSERT_GE(c.warps * 32, m * kStreamTile);                // a thread an output
-          ASSERT_LE(StreamSharedBytes(m, c.warps), 48 * 1024);     // shared memory without an opt-in
+        for (int64_t k : {8, 64, 576, 1536, 3584, 8960, 18944}) {
+          for (bool norm : {false, true}) {
+            if (norm && !StreamTakesNorm(m, k, device)) continue;
+            const StreamConfig c = ChooseStream(m, n, k, norm, device);
+            int64_t most = 0;
+            ASSERT_EQ(StreamFirstRow(0, c.ctas, static_cast<int>(n)), 0);
+            ASSERT_EQ(StreamFirstRow(c.ctas, c.ctas, static_cast<int>(n)), n);
+            for (int i = 0; i < c.ctas; ++i) {
+              const int first = StreamFirstRow(i, c.ctas, static_cast<int>(n)), next = StreamFirstRow(i + 1, c.ctas, static_cast<int>(n));
+              ASSERT_LT(first, next);     // no idle CTA
+              ASSERT_EQ(first % 2, 0);    // gate and up stay together
+              most = std::max<int64_t>(most, next - first);
+            }
+            ASSERT_TRUE(c.stages == kStreamDeep || c.stages == kStreamShallow);
+            ASSERT_GE(c.slots, 1);
+            ASSERT_LE(c.slots, c.stages);
+            // A ring shorter than its stages never wraps: it holds all units of every warp.
+            if (c.slots < c.stages || c.brief) {
+              ASSERT_GE(c.slots * kStreamWarps, (most + kStreamTile - 1) / kStreamTile * StreamUnits(k));
+            }
+            ASSERT_LE(c.shared_bytes, device.shared_bytes);
+          }
         }
       }
     }
   }
 }
 
-TEST(GemmConfig, TheStreamSpreadsDecodeShapesOverAnH100) {
-  for (int64_t n : {1536, 2048, 17920, 151936}) {
-    const StreamConfig c = ChooseStream(1, n, 1536, 132);
-    const int64_t ctas_per_sm = (c.ctas + 131) / 132;
-    const double even = static_cast<double>(n) / 132;
-    EXPECT_LT(static_cast<double>(ctas_per_sm * c.rows), even * 1.04 + 2) << n;  // the busiest SM has about its share
-    const int tiles = (c.rows + kStreamTile - 1) / kStreamTile;
-    if (tiles > 1) {
-      EXPECT_GT(c.rows, 0.9 * kStreamTile * tiles) << n;  // and few tiles that are nearly empty
-    }
+TEST(GemmConfig, StreamsThatFollowEachOtherShareAnSm) {
+  constexpr int kSm = 228 * 1024, kSystem = 1024;
+  const auto bytes = [](int64_t m, int64_t n, int64_t k, bool norm) { return ChooseStream(m, n, k, norm, kH100).shared_bytes + kSystem; };
+  for (int64_t m : {1, 8}) {
+    const int qkv = bytes(m, 2048, 1536, true), o = bytes(m, 1536, 1536, false), gate_up = bytes(m, 17920, 1536, true);
+    const int down = bytes(m, 1536, 8960, false);
+    EXPECT_LE(gate_up + down, kSm) << m;
+    EXPECT_GT(2 * gate_up, kSm) << m;  // and never two of these
+    EXPECT_LE(o + gate_up, kSm) << m;
+    EXPECT_LE(down + qkv, kSm) << m;
   }
+  EXPECT_LE(bytes(1, 37888, 3584, true) + bytes(1, 3584, 18944, false), kSm);
+  EXPECT_TRUE(ChooseStream(1, 2048, 1536, true, kH100).brief);
+  EXPECT_TRUE(ChooseStream(1, 1536, 1536, false, kH100).brief);
+  EXPECT_FALSE(ChooseStream(1, 17920, 1536, true, kH100).brief);
+  EXPECT_FALSE(ChooseStream(1, 1536, 8960, false, kH100).brief);
+  EXPECT_EQ(ChooseStream(1, 17920, 1536, true, kH100).ctas, 132);
+}
+
+TEST(GemmConfig, TheNormIsFusedWhereItsRowsFit) {
+  EXPECT_TRUE(StreamTakesNorm(16, 1536, kH100));
+  EXPECT_TRUE(StreamTakesNorm(8, 3584, kH100));
+  EXPECT_FALSE(StreamTakesNorm(16, 8192, kH100));
+  EXPECT_FALSE(StreamTakesNorm(17, 64, kH100));
 }
 
 TEST(GemmConfig, RowBucketsGrowByHalves) {

@@ -4,9 +4,11 @@
 //   ids           [rows]
 //   logprobs      [rows]    ranks [rows]
 //   top_ids       [rows, kMaxTopLogprobs]    top_logprobs alike
+//   workspace: a row a team, only where a CTA's part of a row does not fit its shared memory
 //
-// Reads a row two times, three for top entries; a row has one CTA and stays in L2. Rows that want nothing leave at once. Sums of
-// exponentials are taken in f64 per thread, in an order that never changes. Best first, equal values by rising id (select.cuh).
+// Reads a row once: a cluster of up to 8 CTAs keeps it in shared memory, as in sampling_truncated.cu. Rows that want nothing are not
+// touched. Sums of exponentials are integers, the same however the row is cut. Best first, equal values by rising id (select.cuh).
+#include "kernels/cuda/device/chain.cuh"
 #include "kernels/cuda/device/select.cuh"
 #include "kernels/cuda/sampling.h"
 
@@ -15,102 +17,111 @@ namespace {
 
 struct ReportShared {
   SelectShared select;
-  double sums[kRowWarps];
+  QueueShared queue;
 };
 
-__device__ __forceinline__ double CtaSum(double x, ReportShared& s) {
-#pragma unroll
-  for (int step = kWarp / 2; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
-  __syncthreads();
-  if (threadIdx.x % kWarp == 0) s.sums[threadIdx.x / kWarp] = x;
-  __syncthreads();
-  x = 0;
-#pragma unroll
-  for (int i = 0; i < kRowWarps; ++i) x += s.sums[i];
-  return x;
+__device__ __forceinline__ int Wanted(const ReportParams& p, int64_t row) {
+  return p.options != nullptr ? p.options[row].num_logprobs : max(0, p.num_logprobs[row]);
 }
 
-// The largest candidate of a row, or kBadRow if it has NaN or +infinity.
-__device__ __forceinline__ uint64_t Best(SelectShared& s, const RowView& row) {
-  uint64_t best = kNobody;
-  ForRow(row, [&](float x, int id) {
-    const uint64_t candidate = x < INFINITY ? Candidate(x, id) : kBadRow;
-    best = candidate > best ? candidate : best;
+// A candidate with this thread's largest value, kNobody, or kBadRow if it has NaN or +infinity.
+__device__ __forceinline__ uint64_t BestOf(const Part& part) {
+  float most = -INFINITY;
+  bool bad = false;
+  const int32_t end = part.first + part.count;
+  ForPart(part, [&](float x, int id) {
+    bad = bad || (id < end && !(x < INFINITY));
+    most = fmaxf(most, x);
   });
-  return CtaMax(best, s.reduce);
+  return bad ? kBadRow : part.count > 0 ? Candidate(most, 0) : kNobody;
 }
 
-// Gathers the `count` largest of a row and perhaps a few more; returns how many. The bins are filled.
-__device__ __forceinline__ int GatherTop(SelectShared& s, const RowView& row, float top, int count) {
-  Found found = FindBin(s, Weigh::kCount, static_cast<uint64_t>(count));
-  if (found.through <= kListSize) {
-    const int bin = found.bin;
-    return Gather(s, row, [&](float x, int) { return BinBelow(x, top) <= bin; });
+// Lists the `count` largest of a row and perhaps a few more; returns how many. `own`: this thread's largest.
+__device__ __forceinline__ int GatherTop(Selector& select, const Part& part, int count, float own) {
+  select.target = static_cast<uint64_t>(count);
+  Narrowed w = select.LevelOfMaxima(own);
+  if (w.reached) {
+    const int n = select.Gather(part, w, true, nullptr);
+    if (n <= kListSize) return n;
   }
-  Narrow narrow{top, top, found.bin, 0, 64};
-  uint64_t target = static_cast<uint64_t>(count) - found.before;
-  for (int level = 0; level < kAllDigits; ++level) {
-    found = NextDigit(s, row, Weigh::kCount, DigitOf(level), &target, &narrow, [](float) { return true; });
-    // What lies above the digits found so far is fewer than `count`; `through` less `before` shares them.
-    if (found.through - found.before + static_cast<uint64_t>(count) <= kListSize) break;
-  }
-  return Gather(s, row, [&](float x, int id) { return Composite(x, id) >> narrow.shift >= narrow.prefix; });
+  w = select.FirstLevel(part, Weigh::kCount, kWidestSpan, 0);
+  while (w.above + w.within > kListSize) w = select.NextLevel(part, Weigh::kCount, w, 0);
+  return select.Gather(part, w, true, nullptr);
 }
 
-// Sorts what was gathered by comparing each with each, and writes the best `count` of them.
+// Sorts what was gathered by comparing each with each, four threads a value, and writes the best `count`.
 __device__ __forceinline__ void WriteTop(const SelectShared& s, int gathered, int count, double normaliser, int32_t* ids, float* logprobs) {
-  const int own = threadIdx.x;
-  if (own >= gathered) return;
-  const uint64_t composite = Composite(s.list_value[own], s.list_id[own]);
+  const int own = static_cast<int>(threadIdx.x) / 4;
+  const uint64_t composite = own < gathered ? Composite(s.value[own], s.id[own]) : 0;
   int place = 0;
-  for (int i = 0; i < gathered; ++i) place += Composite(s.list_value[i], s.list_id[i]) > composite;
-  if (place >= count) return;
-  ids[place] = s.list_id[own];
-  logprobs[place] = static_cast<float>(static_cast<double>(s.list_value[own]) - normaliser);
+  for (int i = static_cast<int>(threadIdx.x) % 4; i < gathered; i += 4) place += Composite(s.value[i], s.id[i]) > composite;
+  place += __shfl_xor_sync(0xffffffffu, place, 1);
+  place += __shfl_xor_sync(0xffffffffu, place, 2);
+  if (own >= gathered || place >= count || threadIdx.x % 4 != 0) return;
+  ids[place] = s.id[own];
+  logprobs[place] = static_cast<float>(static_cast<double>(s.value[own]) - normaliser);
 }
 
-// Grid: x = rows.
-__global__ void __launch_bounds__(kRowThreads, 2) ReportRows(const ReportParams p) {
-  __shared__ ReportShared s;
-  const int64_t at = blockIdx.x;
-  int wanted = p.options != nullptr ? p.options[at].num_logprobs : max(0, p.num_logprobs[at]);
-  if (wanted < 0) return;
-  wanted = p.top_ids == nullptr ? 0 : min(wanted, kMaxTopLogprobs);
-  const RowView row{p.logits.data + at * p.logits.stride, p.logits.vocab, p.logits.aligned};
-  const int32_t id = p.ids[at];
-  const uint64_t best = Best(s.select, row);
+__device__ __forceinline__ void ReportRow(Team& team, Selector& select, const ReportParams& p, int64_t row, const Part& part,
+                                          bool in_shared) {
+  const float* logits = p.logits.data + row * p.logits.stride;
+  LoadPart(part, logits, p.logits.aligned, in_shared);
+  const int wanted = p.top_ids == nullptr ? 0 : min(Wanted(p, row), kMaxTopLogprobs);
+  const int32_t id = p.ids[row];
+  const uint64_t largest = BestOf(part), best = team.Max(largest);
   const float top = best == kBadRow ? -INFINITY : ValueOf(best);
   const bool softmax = top > -INFINITY;  // NaN, +infinity or nothing but -infinity: there is none
-  const bool known = softmax && id >= 0 && id < p.logits.vocab;
-  const float own = known ? row.x[id] : 0.0f;
-  double sum = 0;
-  uint64_t above = 0;
+  const bool known = softmax && id >= 0 && id < p.logits.vocab, writes = team.rank() == 0;
+  const float own = known ? logits[id] : 0.0f;
+  uint64_t sums[2] = {0, 0};  // mass, values above the chosen one
   if (softmax) {
-    if (wanted > 0) ClearBins(s.select);
-    ForRow(row, [&](float x, int) {
-      sum += static_cast<double>(expf(x - top));
-      above += x > own ? 1 : 0;
-      if (wanted > 0) AddToBin(s.select, BinBelow(x, top), 0);
+    ForPart(part, [&](float x, int) {
+      if (!(x >= -INFINITY)) return;  // past the end
+      sums[0] += Mass(x, top);
+      sums[1] += x > own ? 1 : 0;
     });
+    team.Sum(sums);
   }
-  const double normaliser = static_cast<double>(top) + log(CtaSum(sum, s));
-  above = CtaSum(above, s.select.reduce);
-  if (threadIdx.x == 0) {
-    p.logprobs[at] = known ? static_cast<float>(static_cast<double>(own) - normaliser) : -INFINITY;
-    if (p.ranks != nullptr) p.ranks[at] = known ? 1 + static_cast<int32_t>(above) : 0;
+  const double normaliser = static_cast<double>(top) + log(static_cast<double>(sums[0]) * 0x1p-43);
+  if (writes && threadIdx.x == 0) {
+    p.logprobs[row] = known ? static_cast<float>(static_cast<double>(own) - normaliser) : -INFINITY;
+    if (p.ranks != nullptr) p.ranks[row] = known ? 1 + static_cast<int32_t>(sums[1]) : 0;
   }
-  if (wanted == 0) return;
-  int32_t* ids = p.top_ids + at * kMaxTopLogprobs;
-  float* logprobs = p.top_logprobs + at * kMaxTopLogprobs;
+  if (wanted <= 0) return;
+  int32_t* ids = p.top_ids + row * kMaxTopLogprobs;
+  float* logprobs = p.top_logprobs + row * kMaxTopLogprobs;
   const int there = softmax ? min(wanted, p.logits.vocab) : 0;
-  if (there > 0) WriteTop(s.select, GatherTop(s.select, row, top, there), there, normaliser, ids, logprobs);
-  for (int i = there + static_cast<int>(threadIdx.x); i < wanted; i += kRowThreads) ids[i] = -1, logprobs[i] = -INFINITY;
+  if (there > 0) {
+    select.top = top, select.floor = -INFINITY;
+    const int gathered = GatherTop(select, part, there, ValueOf(largest));
+    if (writes) WriteTop(select.shared(), gathered, there, normaliser, ids, logprobs);
+  }
+  for (int i = there + static_cast<int>(threadIdx.x); writes && i < wanted; i += kRowThreads) ids[i] = -1, logprobs[i] = -INFINITY;
+}
+
+// Grid: teams of clusters. `parts`: [CTAs, PartSize], or null for shared memory.
+__global__ void __launch_bounds__(kRowThreads, 2) ReportRows(const ReportParams p, int64_t rows, float* parts) {
+  PassGate();
+  extern __shared__ float memory[];
+  __shared__ ReportShared s;
+  Team team(s.select.team);
+  Selector select(s.select, team);
+  const int own = static_cast<int>(blockIdx.x) / team.size(), teams = static_cast<int>(gridDim.x) / team.size();
+  const bool in_shared = parts == nullptr;
+  const Part part = PartOf(in_shared ? memory : parts + int64_t{blockIdx.x} * PartSize(p.logits.vocab, team.size()), p.logits.vocab, team);
+  team.Barrier();  // everybody's shared memory is there and clear
+  for (int64_t begin = 0; begin < rows; begin += kRowThreads) {
+    const int n = QueueRows(s.queue, begin, rows, own, teams, [&](int64_t row) { return Wanted(p, row) >= 0; });
+    for (int i = 0; i < n; ++i) ReportRow(team, select, p, begin + s.queue.row[i], part, in_shared);
+  }
+  team.Barrier();  // nobody reads from a CTA that has ended
 }
 
 }  // namespace
 
-void LaunchReport(const ReportParams& p, int64_t rows, cudaStream_t stream) {
-  ReportRows<<<static_cast<unsigned>(rows), kRowThreads, 0, stream>>>(p);
+void LaunchReport(Device* device, const ReportParams& params, int64_t rows, cudaStream_t stream) {
+  const TeamShape shape = ShapeOfTeams(device, reinterpret_cast<const void*>(ReportRows), kRowThreads, params.logits.vocab, rows);
+  LaunchTeams(ReportRows, kRowThreads, shape, params, rows, stream);
 }
 
 Code Logprobs(Device* device, const LogprobArgs* args, Stream stream) {
@@ -122,7 +133,7 @@ Code Logprobs(Device* device, const LogprobArgs* args, Stream stream) {
     return device->Fail(kBadShape, "logprobs: ids, num_logprobs, out_logprobs or one of out_top_ids and out_top_logprobs is null");
   }
   if (a.logits.shape[0] == 0) return kOk;
-  LaunchReport(p, a.logits.shape[0], device->StreamOf(stream));
+  LaunchReport(device, p, a.logits.shape[0], device->StreamOf(stream));
   return device->Launched("logprobs");
 }
 

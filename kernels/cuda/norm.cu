@@ -10,6 +10,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/device/chain.cuh"
 #include "kernels/cuda/device/vec.cuh"
 #include "kernels/cuda/device/warp.cuh"
 
@@ -35,6 +36,7 @@ __device__ __forceinline__ float Scaled(float x, float scale, T gamma) {
 
 template <class T, bool kAdd>
 __global__ void NormPacks(const NormArgs a) {
+  PassGate();
   constexpr int kN = kPackOf<T>;
   __shared__ float sums[kWarp];
   const int packs = a.columns / kN;
@@ -72,6 +74,7 @@ __global__ void NormPacks(const NormArgs a) {
 // A thread meets the same columns in both passes, so that it reads back its own sums and `out` may be `x`.
 template <class T, bool kAdd>
 __global__ void NormScalar(const NormArgs a) {
+  PassGate();
   __shared__ float sums[kWarp];
   const T* x = static_cast<const T*>(a.x) + blockIdx.x * a.x_stride;
   T* residual = static_cast<T*>(a.residual) + blockIdx.x * a.residual_stride;
@@ -99,16 +102,17 @@ bool Aligned(const void* data, int64_t stride, DType dtype) {
 }
 
 template <class T, bool kAdd>
-void Launch(const NormArgs& a, int64_t rows, DType dtype, cudaStream_t stream) {
+void LaunchRows(const NormArgs& a, int64_t rows, DType dtype, cudaStream_t stream) {
   const int packs = a.columns / kPackOf<T>;
   const bool aligned = a.columns % kPackOf<T> == 0 && Aligned(a.x, a.x_stride, dtype) && Aligned(a.out, a.out_stride, dtype) &&
                        Aligned(a.gamma, 0, dtype) && (!kAdd || Aligned(a.residual, a.residual_stride, dtype));
   const dim3 grid(static_cast<unsigned>(rows));
   if (aligned && packs <= kMaxPacks * 1024) {
     const int threads = std::min(1024, (packs + kWarp - 1) / kWarp * kWarp);
-    NormPacks<T, kAdd><<<grid, threads, 0, stream>>>(a);
+    Launch(NormPacks<T, kAdd>, grid, dim3(static_cast<unsigned>(threads)), 0, stream, a);
   } else {
-    NormScalar<T, kAdd><<<grid, std::min(1024, (a.columns + kWarp - 1) / kWarp * kWarp), 0, stream>>>(a);
+    const int threads = std::min(1024, (a.columns + kWarp - 1) / kWarp * kWarp);
+    Launch(NormScalar<T, kAdd>, grid, dim3(static_cast<unsigned>(threads)), 0, stream, a);
   }
 }
 
@@ -130,9 +134,9 @@ Code Norm(Device* device, const char* what, const Tensor& residual, const Tensor
   }
   if (rows == 0) return kOk;
   if (x.dtype == kBF16) {
-    Launch<bf16, kAdd>(a, rows, x.dtype, device->StreamOf(stream));
+    LaunchRows<bf16, kAdd>(a, rows, x.dtype, device->StreamOf(stream));
   } else {
-    Launch<float, kAdd>(a, rows, x.dtype, device->StreamOf(stream));
+    LaunchRows<float, kAdd>(a, rows, x.dtype, device->StreamOf(stream));
   }
   return device->Launched(what);
 }

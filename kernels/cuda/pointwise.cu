@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/device/chain.cuh"
 #include "kernels/cuda/device/vec.cuh"
 #include "kernels/cuda/device/warp.cuh"
 
@@ -17,8 +18,8 @@ namespace {
 constexpr int kMostThreads = 256;
 constexpr int64_t kMostColumns = int64_t{1} << 23;  // of silu_mul: parts of a row are the grid's y
 
-int ThreadsFor(int64_t units) {
-  return static_cast<int>(std::min<int64_t>(kMostThreads, (units + kWarp - 1) / kWarp * kWarp));
+unsigned ThreadsFor(int64_t units) {
+  return static_cast<unsigned>(std::min<int64_t>(kMostThreads, (units + kWarp - 1) / kWarp * kWarp));
 }
 
 bool IsMultiple(const void* data, int64_t bytes, size_t of) {
@@ -31,6 +32,7 @@ bool IsMultiple(const void* data, int64_t bytes, size_t of) {
 template <class U>
 __global__ void CopyRows(const U* from, int64_t from_rows, int64_t from_stride, const int32_t* ids, U* to, int64_t to_stride,
                          int64_t units) {
+  PassGate();
   const int64_t row = blockIdx.x, id = ids[row];
   const bool known = id >= 0 && id < from_rows;
   for (int64_t i = threadIdx.x; i < units; i += blockDim.x) {
@@ -44,8 +46,8 @@ template <class U>
 void LaunchCopy(const void* from, int64_t from_rows, int64_t from_bytes, const int32_t* ids, void* to, int64_t to_bytes, int64_t rows,
                 int64_t row_bytes, cudaStream_t stream) {
   const int64_t size = sizeof(U);
-  CopyRows<U><<<static_cast<unsigned>(rows), ThreadsFor(row_bytes / size), 0, stream>>>(
-      static_cast<const U*>(from), from_rows, from_bytes / size, ids, static_cast<U*>(to), to_bytes / size, row_bytes / size);
+  Launch(CopyRows<U>, dim3(static_cast<unsigned>(rows)), dim3(ThreadsFor(row_bytes / size)), 0, stream, static_cast<const U*>(from),
+         from_rows, from_bytes / size, ids, static_cast<U*>(to), to_bytes / size, row_bytes / size);
 }
 
 // In the widest unit that rows and both strides are a multiple of. Strides in bytes.
@@ -58,6 +60,7 @@ void CopyChosen(const void* from, int64_t from_rows, int64_t from_bytes, const i
 
 template <class From, class To>
 __global__ void ConvertRows(const From* from, int64_t from_rows, int64_t columns, const int32_t* ids, To* to, int64_t to_stride) {
+  PassGate();
   const int64_t row = blockIdx.x, id = ids[row];
   const bool known = id >= 0 && id < from_rows;
   for (int64_t i = threadIdx.x; i < columns; i += blockDim.x) {
@@ -70,6 +73,7 @@ __global__ void ConvertRows(const From* from, int64_t from_rows, int64_t columns
 // Grid: x = rows, y = parts of a row. kN values a thread.
 template <class T, int kN>
 __global__ void SiluMulRows(const T* gate_up, int64_t from_stride, T* out, int64_t to_stride, int64_t n) {
+  PassGate();
   const int64_t at = (static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x) * kN;
   if (at >= n) return;
   const T* gate = gate_up + blockIdx.x * from_stride + at;
@@ -86,19 +90,20 @@ void LaunchSiluMul(const Tensor& gate_up, int64_t from, const Tensor& out, int64
   const int64_t size = sizeof(T);
   const bool aligned = IsMultiple(gate_up.data, (from | n) * size, 16) && IsMultiple(out.data, to * size, 16);
   const int64_t units = aligned ? n / kN : n;
-  const int threads = ThreadsFor(units);
+  const unsigned threads = ThreadsFor(units);
   const dim3 grid(static_cast<unsigned>(rows), static_cast<unsigned>((units + threads - 1) / threads));
   const T* g = static_cast<const T*>(gate_up.data);
   T* o = static_cast<T*>(out.data);
   if (aligned) {
-    SiluMulRows<T, kN><<<grid, threads, 0, stream>>>(g, from, o, to, n);
+    Launch(SiluMulRows<T, kN>, grid, dim3(threads), 0, stream, g, from, o, to, n);
   } else {
-    SiluMulRows<T, 1><<<grid, threads, 0, stream>>>(g, from, o, to, n);
+    Launch(SiluMulRows<T, 1>, grid, dim3(threads), 0, stream, g, from, o, to, n);
   }
 }
 
 // ids[i] = taken[from[i]] where from[i] >= 0.
 __global__ void TakeEach(int32_t* ids, const int32_t* from, const int32_t* taken, int count) {
+  PassGate();
   const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
   if (i < count && from[i] >= 0) ids[i] = taken[from[i]];
 }
@@ -124,11 +129,11 @@ Code Embedding(Device* device, const Weight* weight, const int32_t* ids, Tensor 
     const int64_t size = static_cast<int64_t>(DTypeBytes(out.dtype));
     CopyChosen(weight->data, weight->n, k * size, ids, out.data, stride * size, rows, k * size, s);
   } else if (out.dtype == kF32) {
-    ConvertRows<<<static_cast<unsigned>(rows), ThreadsFor(k), 0, s>>>(static_cast<const bf16*>(weight->data), weight->n, k, ids,
-                                                                     static_cast<float*>(out.data), stride);
+    Launch(ConvertRows<bf16, float>, dim3(static_cast<unsigned>(rows)), dim3(ThreadsFor(k)), 0, s, static_cast<const bf16*>(weight->data),
+           weight->n, k, ids, static_cast<float*>(out.data), stride);
   } else {
-    ConvertRows<<<static_cast<unsigned>(rows), ThreadsFor(k), 0, s>>>(static_cast<const float*>(weight->data), weight->n, k, ids,
-                                                                     static_cast<bf16*>(out.data), stride);
+    Launch(ConvertRows<float, bf16>, dim3(static_cast<unsigned>(rows)), dim3(ThreadsFor(k)), 0, s, static_cast<const float*>(weight->data),
+           weight->n, k, ids, static_cast<bf16*>(out.data), stride);
   }
   return device->Launched("embedding");
 }
@@ -151,7 +156,8 @@ Code TakeIds(Device* device, int32_t* ids, const int32_t* from, const int32_t* t
   if (count < 0) return device->Fail(kBadShape, "take_ids: count %d", count);
   if (count == 0) return kOk;
   constexpr int kThreads = 128;
-  TakeEach<<<(count + kThreads - 1) / kThreads, kThreads, 0, device->StreamOf(stream)>>>(ids, from, taken, count);
+  Launch(TakeEach, dim3(static_cast<unsigned>((count + kThreads - 1) / kThreads)), dim3(kThreads), 0, device->StreamOf(stream), ids, from,
+         taken, count);
   return device->Launched("take_ids");
 }
 

@@ -7,6 +7,8 @@
 #include <random>
 #include <vector>
 
+#include "kernels/cuda/sampling_config.h"
+
 namespace phalanx::kernels::cuda {
 namespace {
 
@@ -24,9 +26,12 @@ TEST(SamplingMath, UniformStaysInsideItsBounds) {
     ASSERT_GT(u, 0.0f);
     ASSERT_LT(u, 1.0f);
     ASSERT_TRUE(std::isfinite(Gumbel(u)));
+    ASSERT_LT(Gumbel(u), kMostGumbel);
     ASSERT_LE(static_cast<double>(Gumbel(u)), -std::log(static_cast<double>(u)) + 1e-5) << "a draw skips values by this bound";
   }
 }
+
+TEST(SamplingMath, NoNoiseIsAboveItsBound) { EXPECT_LT(Gumbel(0x1p-33f), kMostGumbel); }
 
 TEST(SamplingMath, KeysKeepTheOrderAndComeBack) {
   std::vector<float> x = {-INFINITY, -FLT_MAX, -3.5f, -FLT_MIN, -1e-45f, 0.0f, 1e-45f, FLT_MIN, 1.0f, 3.5f, FLT_MAX, INFINITY};
@@ -46,32 +51,83 @@ TEST(SamplingMath, KeysKeepTheOrderAndComeBack) {
   EXPECT_EQ(IdOf(kBadRow), -1);
 }
 
-// select.cuh on one thread: the bin of the distance, then digits of the composite. Returns the composite's prefix after `levels`.
-template <class WeightOf>
-uint64_t Select(const std::vector<float>& x, float top, uint64_t target, int levels, WeightOf weight_of) {
-  const auto find = [&target](const std::vector<uint64_t>& weights) {
-    int bin = 0;
-    while (target > weights[static_cast<size_t>(bin)]) target -= weights[static_cast<size_t>(bin++)];
-    return bin;
-  };
-  std::vector<uint64_t> weights(kBins, 0);
-  for (float v : x) weights[static_cast<size_t>(BinBelow(v, top))] += weight_of(v);
-  const int bin = find(weights);
-  uint64_t prefix = 0;
-  int shift = 64;
-  for (int level = 0; level < levels; ++level) {
-    const Digit digit = DigitOf(level);
-    weights.assign(kBins, 0);
-    for (size_t i = 0; i < x.size(); ++i) {
-      const uint64_t composite = Composite(x[i], static_cast<int32_t>(i));
-      if (BinBelow(x[i], top) != bin || (shift != 64 && composite >> shift != prefix)) continue;
-      weights[static_cast<size_t>(DigitBin(composite, digit))] += weight_of(x[i]);
-    }
-    prefix = (shift == 64 ? 0 : prefix << digit.bits) | static_cast<uint64_t>((1 << digit.bits) - 1 - find(weights));
-    shift = digit.shift;
+TEST(SamplingMath, DivisionRoundsToNearest) {
+  std::mt19937 rng(8);
+  std::uniform_real_distribution<float> temperature(1e-5f, 2), large(2, 1e5f), logit(-60, 60);
+  for (int i = 0; i < 2000000; ++i) {
+    const float t = i % 8 == 0 ? large(rng) : temperature(rng), y = 1.0f / t;
+    const float x = i % 5 == 0 ? BitsFloat(static_cast<uint32_t>(rng())) : logit(rng);
+    ASSERT_TRUE(CanDivideBy(t));
+    if (!CanDivide(x)) continue;
+    ASSERT_EQ(Divide(x, t, y), x / t) << x << " / " << t;
   }
-  return prefix;
+  EXPECT_FALSE(CanDivide(0.0f) || CanDivide(-INFINITY) || CanDivide(NAN) || CanDivide(1e-30f) || CanDivide(-1e30f));
+  EXPECT_TRUE(CanDivide(-20.0f) && CanDivide(1e-15f) && CanDivide(1e15f));
 }
+
+// select.cuh on one thread.
+struct Search {
+  const std::vector<float>& row;
+  bool by_mass;
+  float top;
+  uint64_t target;
+  int levels = 0;  // after the first
+
+  uint64_t WeightOf(float x) const { return by_mass ? Mass(x, top) : 1; }
+  uint64_t CompositeOf(size_t i) const { return Composite(row[i], static_cast<int32_t>(i)); }
+
+  // The bins that bounds of their weight leave, as a range.
+  Range FirstLevel(float span) const {
+    const float per_unit = static_cast<float>(kBins - 1) / span;
+    std::vector<uint64_t> count(kBins, 0);
+    uint64_t exactly = 0;
+    for (float x : row) {
+      const int bin = BinBelow(x, top, per_unit);
+      if (bin == kBins - 1) continue;
+      ++count[static_cast<size_t>(bin)];
+      exactly += WeightOf(x);
+    }
+    std::vector<uint64_t> most = {0}, least = {0};  // of the first bins
+    for (int bin = 0; bin < kBins; ++bin) {
+      const uint64_t n = count[static_cast<size_t>(bin)];
+      most.push_back(most.back() + (by_mass ? n * MostMass(bin, per_unit) : n));
+      least.push_back(least.back() + (by_mass ? n * LeastMass(bin, per_unit) : n));
+    }
+    const Prefix prefix{most.back(), least.back(), exactly};
+    int first = kBins - 1, last = kBins - 1;
+    for (size_t bin = kBins - 1; bin-- > 0;) {
+      const uint64_t bin_most = prefix.Most(most[bin + 1], least[bin + 1]), bin_least = prefix.Least(most[bin + 1], least[bin + 1]);
+      EXPECT_LE(bin_least, bin_most);
+      if (target <= bin_most) first = static_cast<int>(bin);
+      if (target <= bin_least) last = static_cast<int>(bin);
+    }
+    return RangeOfKeys(last == kBins - 1 ? OrderedKey(-INFINITY) : LastKeyFrom(last + 1, top, per_unit) + 1,
+                       first == 0 ? OrderedKey(top) : LastKeyFrom(first, top, per_unit));
+  }
+
+  // The bin of a range in which the target lies.
+  Range NextLevel(const Range& range, int least) {
+    ++levels;
+    const int shift = ShiftOf(range, least);
+    std::vector<uint64_t> weight(kBins, 0);
+    uint64_t above = 0;
+    for (size_t i = 0; i < row.size(); ++i) {
+      if (CompositeOf(i) > range.high) above += WeightOf(row[i]);
+      if (range.Holds(CompositeOf(i))) weight.at(static_cast<size_t>(BinInRange(range, CompositeOf(i), shift))) += WeightOf(row[i]);
+    }
+    EXPECT_LT(above, target) << "what lies above the range must not reach it";
+    int bin = 0;
+    for (; above + weight.at(static_cast<size_t>(bin)) < target; ++bin) above += weight[static_cast<size_t>(bin)];
+    return RangeOfBin(range, bin, shift);
+  }
+
+  float Value(float span) {
+    Range range = FirstLevel(span);
+    while (!range.OneValue()) range = NextLevel(range, kIdBits);
+    EXPECT_LE(levels, 4);
+    return ValueOfComposite(range.low);
+  }
+};
 
 std::vector<std::vector<float>> Rows() {
   std::mt19937 rng(5);
@@ -93,18 +149,21 @@ TEST(SamplingMath, SelectionFindsTheKthLargest) {
     std::sort(sorted.begin(), sorted.end(), std::greater<>());
     for (size_t k : {size_t{1}, size_t{2}, row.size() / 2, row.size()}) {
       if (k < 1 || k > row.size()) continue;
-      const uint64_t key = Select(row, sorted[0], k, kValueDigits, [](float) { return uint64_t{1}; });
-      EXPECT_EQ(FromKey(static_cast<uint32_t>(key)), sorted[k - 1]) << "k " << k << " of " << row.size();
+      EXPECT_EQ((Search{row, false, sorted[0], k}.Value(kWidestSpan)), sorted[k - 1]) << "k " << k << " of " << row.size();
     }
   }
 }
 
-TEST(SamplingMath, AllDigitsTellEqualValuesApartByTheirIds) {
-  const std::vector<float> row = {1, 3, 3, 2, 3, 1};
-  const std::vector<int32_t> best_first = {1, 2, 4, 3, 0, 5};
+TEST(SamplingMath, LevelsDownToIdsTellEqualValuesApart) {
+  const std::vector<float> row = {1, 3, 3, 2, 3, 1, -INFINITY};
+  const std::vector<int32_t> best_first = {1, 2, 4, 3, 0, 5, 6};
   for (size_t k = 1; k <= row.size(); ++k) {
     const int32_t id = best_first[k - 1];
-    EXPECT_EQ(Select(row, 3, k, kAllDigits, [](float) { return uint64_t{1}; }), Composite(row[static_cast<size_t>(id)], id));
+    Search search{row, false, 3, k};
+    Range range = search.FirstLevel(kWidestSpan);
+    while (range.low != range.high) range = search.NextLevel(range, 0);
+    EXPECT_EQ(range.low, Composite(row[static_cast<size_t>(id)], id));
+    EXPECT_LE(search.levels, 7);
   }
 }
 
@@ -115,10 +174,10 @@ TEST(SamplingMath, SelectionFindsTheLastValueOfTheNucleus) {
     const float top = sorted[0];
     uint64_t total = 0;
     for (float v : row) total += Mass(v, top);
-    for (float p : {0.0f, 0.01f, 0.5f, 0.9f, 0.999f}) {
+    for (float p : {0.0f, 0.01f, 0.5f, 0.9f, 0.95f, 0.999f}) {
       const uint64_t limit = MassLimit(p, total);
       ASSERT_LE(limit, total);
-      const float kept = FromKey(static_cast<uint32_t>(Select(row, top, limit, kValueDigits, [&](float v) { return Mass(v, top); })));
+      const float kept = Search{row, true, top, limit}.Value(SpanOfTopP(p, static_cast<int32_t>(row.size())));
       // The contract's words: a token stays if the mass of strictly larger ones is below p.
       float want = top;
       for (float v : sorted) {
@@ -135,10 +194,66 @@ TEST(SamplingMath, SelectionFindsTheLastValueOfTheNucleus) {
   }
 }
 
+TEST(SamplingMath, TheFirstLevelLeavesLittleOfALargeRow) {
+  std::mt19937 rng(6);
+  for (float spread : {1.0f, 3.0f, 10.0f}) {
+    std::normal_distribution<float> normal(0, spread);
+    std::vector<float> row(150000);
+    for (float& v : row) v = normal(rng);
+    const float top = *std::max_element(row.begin(), row.end());
+    uint64_t total = 0;
+    for (float v : row) total += Mass(v, top);
+    for (float p : {0.5f, 0.95f, 0.99f}) {
+      const Search search{row, true, top, MassLimit(p, total)};
+      const Range range = search.FirstLevel(SpanOfTopP(p, 150000));
+      int within = 0;
+      for (size_t i = 0; i < row.size(); ++i) within += range.Holds(search.CompositeOf(i));
+      EXPECT_LE(within, 8000) << "spread " << spread << " p " << p;
+      EXPECT_GE(within, 1);
+    }
+  }
+}
+
+TEST(SamplingMath, BordersOfBinsAreExact) {
+  std::mt19937 rng(7);
+  std::uniform_real_distribution<float> any(-40, 40);
+  for (int i = 0; i < 200; ++i) {
+    const float top = any(rng), per_unit = 511.0f / (0.001f + std::fabs(any(rng)));
+    const int bin = 1 + static_cast<int>(rng() % (kBins - 1));
+    const uint32_t key = LastKeyFrom(bin, top, per_unit);
+    EXPECT_GE(BinBelow(FromKey(key), top, per_unit), bin);
+    EXPECT_LT(BinBelow(FromKey(key + 1), top, per_unit), bin);
+  }
+}
+
 TEST(SamplingMath, AFullVocabularyOfEqualValuesFitsItsMass) {
   EXPECT_EQ(Mass(0, 0) * uint64_t{kMaxVocab} / uint64_t{kMaxVocab}, Mass(0, 0));
-  EXPECT_EQ(BinBelow(-INFINITY, 5.0f), kBins - 1);
-  EXPECT_EQ(BinBelow(5.0f, 5.0f), 0);
+  EXPECT_EQ(MostMass(0, 16) * uint64_t{kMaxVocab} / uint64_t{kMaxVocab}, MostMass(0, 16));
+  EXPECT_EQ(BinBelow(-INFINITY, 5.0f, 16), kBins - 1);
+  EXPECT_EQ(BinBelow(5.0f, 5.0f, 16), 0);
+}
+
+TEST(SamplingMath, StripsCoverTheRowAndFillTheDevice) {
+  for (int64_t rows : {1, 8, 64, 140, 256, 1000}) {
+    for (int64_t vocab : {5, 592, 49152, 151936}) {
+      const Strips strips = StripsOf(rows, vocab, 4096, 264);
+      EXPECT_EQ(strips.size % 4096, 0);
+      EXPECT_GE(strips.parts * strips.size, vocab);
+      EXPECT_LT((strips.parts - 1) * strips.size, vocab) << "none is empty";
+    }
+  }
+  EXPECT_EQ(StripsOf(1, 151936, 2048, 264).size, 2048);
+  EXPECT_EQ(StripsOf(256, 151936, 4096, 264).parts, 1);
+  EXPECT_GE(StripsOf(140, 151936, 4096, 264).parts, 3) << "one and a half rows a slot would leave many idle";
+}
+
+TEST(SamplingMath, ATeamCoversItsRow) {
+  EXPECT_EQ(RanksOf(592), 1);
+  EXPECT_EQ(RanksOf(151936), kMostRanks);
+  for (int32_t vocab : {1, 5, 592, 5000, 49152, 151936, 262144}) {
+    EXPECT_GE(PartSize(vocab, RanksOf(vocab)) * RanksOf(vocab), vocab);
+    EXPECT_EQ(PartSize(vocab, RanksOf(vocab)) % 4, 0);
+  }
 }
 
 }  // namespace

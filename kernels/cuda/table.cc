@@ -60,6 +60,7 @@ Code Open(Device* device, int index) {
     if (code == kOk) code = device->Check(cudaDeviceGetAttribute(to, attribute, index), "cudaDeviceGetAttribute");
   };
   get(&device->sm_count, cudaDevAttrMultiProcessorCount);
+  get(&device->shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin);
   get(&major, cudaDevAttrComputeCapabilityMajor);
   get(&minor, cudaDevAttrComputeCapabilityMinor);
   if (code != kOk) return code;
@@ -278,6 +279,7 @@ void FillOperations(Table* t) {
   t->take_ids = OnDevice<TakeIds>::Call;
 #ifdef PHALANX_CUDA_ATTENTION
   t->attention = OnDevice<Attention>::Call;
+  t->rope_attention = OnDevice<RopeAttention>::Call;
 #endif
 #ifdef PHALANX_CUDA_SAMPLING
   t->sampling_state_set = OnDevice<SamplingStateSet>::Call;

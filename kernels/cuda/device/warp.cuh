@@ -14,6 +14,17 @@ __device__ __forceinline__ float WarpSum(float x) {
   return x;
 }
 
+// The largest over the warp, in every lane.
+__device__ __forceinline__ uint32_t WarpMax(uint32_t x) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+  return __reduce_max_sync(0xffffffffu, x);
+#else
+#pragma unroll
+  for (int step = kWarp / 2; step > 0; step /= 2) x = max(x, __shfl_xor_sync(0xffffffffu, x, step));
+  return x;
+#endif
+}
+
 // The sum over a CTA of whole warps (at most 32), in every thread. `shared` has 32 floats; call it once between barriers.
 __device__ __forceinline__ float CtaSum(float x, float* shared) {
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, warps = blockDim.x / kWarp;

@@ -88,7 +88,8 @@ TEST(ServeOptions, RefusalsNameTheFlagAndTheReason) {
       {{"--enable_lora"}, "--enable-lora is not served: LoRA adapters are not loaded"},
       {{"--max-modle-len", "5"}, "unknown flag --max-modle-len; did you mean --max-model-len?"},
       {{"--load-format", "pt"},
-       "--load-format 'pt' is not served yet: weights are read from these containers (accepted: auto, safetensors, gguf)"},
+       "--load-format 'pt' is not served yet: weights are read from these containers, or made up "
+       "(accepted: auto, safetensors, gguf, dummy)"},
       {{"--ssl-certfile", "c"}, "--ssl-certfile and --ssl-keyfile are needed together"},
       {{"--api-key", "a,,b"}, "--api-key: a key is empty"},
   };

@@ -289,6 +289,7 @@ absl::StatusOr<std::unique_ptr<GgufFile>> GgufFile::Parse(std::shared_ptr<Mapped
   PHX_RETURN_IF_ERROR(PlaceTensors(where, infos, bytes.substr(std::min<uint64_t>(data_begin, bytes.size())), alignment));
   for (TensorInfo& info : infos) {
     const std::string name = info.range.name;
+    info.range.file = file.get();
     if (!gguf->tensors_.emplace(name, std::move(info.range)).second) return bad(absl::StrCat("tensor ", name, " appears twice"));
   }
   return gguf;

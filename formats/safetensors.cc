@@ -117,6 +117,7 @@ absl::Status SafetensorsCheckpoint::AddFile(std::shared_ptr<MappedFile> file) {
   for (const auto& [name, entry] : header->items()) {
     if (name == "__metadata__") continue;
     PHX_ASSIGN_OR_RETURN(TensorRange tensor, ParseTensor(where, name, entry, data));
+    tensor.file = file.get();
     const auto [it, fresh] = tensors_.emplace(name, std::move(tensor));
     if (!fresh) return absl::InvalidArgumentError(absl::StrCat(where, ": tensor ", name, " appears twice"));
     file_of_[name] = files_.size();

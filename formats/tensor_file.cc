@@ -3,9 +3,12 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <climits>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
@@ -13,6 +16,9 @@
 
 namespace phalanx::formats {
 namespace {
+
+constexpr int kPartsPerRead = 512;  // at most IOV_MAX
+static_assert(kPartsPerRead <= IOV_MAX);
 
 struct EncodingInfo {
   const char* name;
@@ -63,14 +69,14 @@ absl::StatusOr<std::shared_ptr<MappedFile>> MappedFile::Open(const std::string& 
   }
   void* memory = ::mmap(nullptr, static_cast<size_t>(st.st_size), PROT_READ, MAP_PRIVATE, fd, 0);
   const int error = errno;
-  ::close(fd);
   if (memory == MAP_FAILED) {
+    ::close(fd);
     return absl::InvalidArgumentError(absl::StrCat(path, ": cannot map: ", std::strerror(error)));
   }
   std::shared_ptr<MappedFile> file(new MappedFile);
   file->path_ = path;
   file->bytes_ = {static_cast<const char*>(memory), static_cast<size_t>(st.st_size)};
-  file->mapped_ = true;
+  file->fd_ = fd;
   return file;
 }
 
@@ -84,11 +90,44 @@ std::shared_ptr<MappedFile> MappedFile::FromBytes(std::string name, std::string_
 }
 
 void MappedFile::WillNeed() const {
-  if (mapped_) ::madvise(const_cast<char*>(bytes_.data()), bytes_.size(), MADV_WILLNEED);
+  if (fd_ >= 0) ::madvise(const_cast<char*>(bytes_.data()), bytes_.size(), MADV_WILLNEED);
+}
+
+absl::Status MappedFile::ReadRows(const char* from, uint64_t rows, const RowTarget& to) const {
+  PHX_CHECK(from >= bytes_.data() && to.stride >= to.row_bytes);
+  auto at = static_cast<uint64_t>(from - bytes_.data());
+  PHX_CHECK(at <= bytes_.size() && (to.row_bytes == 0 || rows <= (bytes_.size() - at) / to.row_bytes));
+  if (fd_ < 0) {
+    for (uint64_t i = 0; i < rows; ++i) std::memcpy(to.data + i * to.stride, from + i * to.row_bytes, to.row_bytes);
+    return absl::OkStatus();
+  }
+  // Rows without gaps are one piece.
+  const bool dense = to.stride == to.row_bytes;
+  const uint64_t piece = dense ? rows * to.row_bytes : to.row_bytes;
+  const uint64_t pieces = dense ? 1 : rows;
+  iovec parts[kPartsPerRead];
+  for (uint64_t next = 0, done = 0; next < pieces && piece > 0;) {   // `done` bytes of piece `next` are read
+    const int count = static_cast<int>(std::min<uint64_t>(pieces - next, kPartsPerRead));
+    for (int i = 0; i < count; ++i) parts[i] = {to.data + (next + i) * to.stride, piece};
+    parts[0] = {to.data + next * to.stride + done, piece - done};
+    const ssize_t got = ::preadv(fd_, parts, count, static_cast<off_t>(at));
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) {
+      return absl::DataLossError(
+          absl::StrCat(path_, ": cannot read at byte ", at, ": ", got < 0 ? std::strerror(errno) : "the file has become shorter"));
+    }
+    at += static_cast<uint64_t>(got);
+    done += static_cast<uint64_t>(got);
+    next += done / piece;
+    done %= piece;
+  }
+  return absl::OkStatus();
 }
 
 MappedFile::~MappedFile() {
-  if (mapped_) ::munmap(const_cast<char*>(bytes_.data()), bytes_.size());
+  if (fd_ < 0) return;
+  ::munmap(const_cast<char*>(bytes_.data()), bytes_.size());
+  ::close(fd_);
 }
 
 }  // namespace phalanx::formats

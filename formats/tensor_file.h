@@ -28,11 +28,21 @@ int BlockElements(Encoding encoding);
 // Errors: kUnimplemented for integer encodings.
 absl::Status DecodeToF32(Encoding encoding, const void* bytes, uint64_t count, float* out);
 
+class MappedFile;
+
 struct TensorRange {
   std::string name;
   Encoding encoding;
   std::vector<int64_t> shape;       // slowest dimension first, in both containers
   std::string_view bytes;           // memory-mapped; lives as long as the file
+  const MappedFile* file = nullptr;  // that holds `bytes`
+};
+
+// Where rows are read to: row i at `data` + i * `stride` bytes.
+struct RowTarget {
+  char* data = nullptr;
+  uint64_t row_bytes = 0;
+  uint64_t stride = 0;              // >= row_bytes
 };
 
 // A read-only memory-mapped file.
@@ -47,6 +57,10 @@ class MappedFile {
   MappedFile& operator=(const MappedFile&) = delete;
   // Asks the kernel to read the file ahead; does not wait.
   void WillNeed() const;
+  // Reads `rows` rows that lie one after another from `from` on, a place in bytes(). By system calls, in large pieces: a mapping costs a
+  // page fault every few pages, and turns a file that has shrunk or a bad disk into a signal. Any thread; blocks.
+  // Errors: kDataLoss naming the file.
+  absl::Status ReadRows(const char* from, uint64_t rows, const RowTarget& to) const;
   std::string_view bytes() const { return bytes_; }
   const std::string& path() const { return path_; }
 
@@ -54,7 +68,7 @@ class MappedFile {
   MappedFile() = default;
   std::string path_;
   std::string_view bytes_;
-  bool mapped_ = false;
+  int fd_ = -1;                     // of a mapped file
   std::unique_ptr<char[]> owned_;
 };
 

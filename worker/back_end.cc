@@ -2,8 +2,10 @@
 
 #include <unistd.h>
 
+#include <cerrno>
 #include <climits>
 #include <cstdlib>
+#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -28,6 +30,9 @@ absl::StatusOr<BackEnd> Open(const kernels::Table* table, const kernels::DeviceO
 
 absl::StatusOr<BackEnd> OpenGpu(const kernels::DeviceOptions& options, const std::vector<std::string>& plugins) {
   if (plugins.empty()) return absl::FailedPreconditionError("there is no CUDA plug-in (make cuda builds it)");
+  if (plugins.size() == 1 && access(plugins[0].c_str(), R_OK) != 0) {
+    return absl::FailedPreconditionError(absl::StrCat("there is no CUDA plug-in at ", plugins[0], ": ", std::strerror(errno)));
+  }
   absl::StatusOr<const kernels::Table*> table = kernels::FindTable("cuda", {{}, plugins});
   if (!table.ok()) return absl::FailedPreconditionError(table.status().message());
   return Open(*table, options);
@@ -54,15 +59,11 @@ absl::StatusOr<BackEnd> OpenBackEnd(std::string_view wish, const kernels::Device
 }
 
 std::vector<std::string> PluginPaths() {
-  std::vector<std::string> candidates, out;
-  if (const char* path = std::getenv("PHALANX_CUDA_PLUGIN"); path != nullptr && *path != '\0') {
-    candidates = {path};
-  } else {
-    const std::string folder = ProgramFolder();
-    candidates = {absl::StrCat(folder, "/", kPluginFile), absl::StrCat(folder, "/../lib/", kPluginFile)};
-  }
-  for (std::string& path : candidates) {
-    if (access(path.c_str(), R_OK) == 0) out.push_back(std::move(path));
+  if (const char* path = std::getenv("PHALANX_CUDA_PLUGIN"); path != nullptr && *path != '\0') return {path};
+  const std::string folder = ProgramFolder();
+  std::vector<std::string> out;
+  for (const std::string& path : {absl::StrCat(folder, "/", kPluginFile), absl::StrCat(folder, "/../lib/", kPluginFile)}) {
+    if (access(path.c_str(), R_OK) == 0) out.push_back(path);
   }
   return out;
 }

@@ -1,6 +1,6 @@
 // worker/back_end.h: which back end a worker runs on: the one that was asked for, or the GPU when plug-in, driver and card are there,
 // else the CPU.
-// Refuses to know: models, flags' other meanings. Thread: main, at start. Neighbours: main.cc opens it, kernels/load.h finds tables.
+// Refuses to know: models, flags' other meanings. Thread: any, once at start. Neighbours: main.cc opens it, kernels/load.h finds tables.
 #pragma once
 
 #include <memory>
@@ -27,8 +27,8 @@ struct BackEnd {
 // `wish` is auto, cpu or cuda. An explicit wish is never replaced by something else. Errors: kFailedPrecondition with the reason.
 absl::StatusOr<BackEnd> OpenBackEnd(std::string_view wish, const kernels::DeviceOptions& options, const std::vector<std::string>& plugins);
 
-// Where libphalanx_cuda.so is looked for: PHALANX_CUDA_PLUGIN alone if it is set, else beside the program and in ../lib; only files that
-// exist.
+// Where libphalanx_cuda.so is looked for: PHALANX_CUDA_PLUGIN alone if it is set, whether it exists or not; else beside the program and in
+// ../lib, those that exist.
 std::vector<std::string> PluginPaths();
 
 }  // namespace phalanx::worker

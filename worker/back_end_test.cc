@@ -8,6 +8,7 @@
 namespace phalanx::worker {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
@@ -35,12 +36,11 @@ TEST(OpenBackEnd, NeverReplacesAnExplicitGpu) {
   EXPECT_THAT(std::string(gpu.status().message()), HasSubstr("--device cuda: "));
 }
 
-TEST(PluginPaths, TheEnvironmentStandsAloneAndOnlyFilesCount) {
+TEST(PluginPaths, TheEnvironmentStandsAlone) {
   ASSERT_EQ(setenv("PHALANX_CUDA_PLUGIN", "/nowhere/plugin.so", 1), 0);
-  EXPECT_THAT(PluginPaths(), IsEmpty());
-  ASSERT_EQ(setenv("PHALANX_CUDA_PLUGIN", "/proc/self/exe", 1), 0);
-  EXPECT_THAT(PluginPaths(), ::testing::ElementsAre("/proc/self/exe"));
-  unsetenv("PHALANX_CUDA_PLUGIN");
+  EXPECT_THAT(PluginPaths(), ElementsAre("/nowhere/plugin.so"));
+  ASSERT_EQ(unsetenv("PHALANX_CUDA_PLUGIN"), 0);
+  EXPECT_THAT(PluginPaths(), IsEmpty()) << "no plug-in lies beside a test";
 }
 
 }  // namespace

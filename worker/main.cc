@@ -1,9 +1,13 @@
 // phalanx-worker: loads a model onto a back end and serves tokens over the worker protocol.
 #include <chrono>
 #include <cstdio>
+#include <future>
 #include <string>
+#include <thread>
 #include <utility>
 
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "services/log.h"
 #include "services/ready.h"
 #include "worker/back_end.h"
@@ -14,11 +18,40 @@ namespace {
 
 constexpr char kVersion[] = PHALANX_VERSION;
 
+// Seconds since the last time it was asked.
+class Lap {
+ public:
+  double Seconds() {
+    const auto before = std::exchange(last_, std::chrono::steady_clock::now());
+    return std::chrono::duration<double>(last_ - before).count();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+};
+
+// Adds the flags that help, where who found out could not know them.
+absl::Status WithAdvice(const absl::Status& status) {
+  if (!absl::IsResourceExhausted(status) || absl::StrContains(status.message(), "--")) return status;
+  return absl::ResourceExhaustedError(absl::StrCat(std::string(status.message()), "; lower --max-num-seqs or --max-num-batched-tokens"));
+}
+
+// Opens the device; meanwhile the files of a model that may go to a GPU come into the page cache.
+absl::StatusOr<BackEnd> Open(const WorkerOptions& options) {
+  const std::vector<std::string> plugins = PluginPaths();
+  if (options.device != "cpu" && !plugins.empty() && options.load_format != "dummy") {
+    std::thread(model::ReadAhead, options.model).detach();  // it owns nothing, and an early end need not wait for it
+  }
+  return OpenBackEnd(options.device, ResolveDevice(options), plugins);
+}
+
 absl::Status Load(const WorkerOptions& options) {
-  const auto begin = std::chrono::steady_clock::now();
+  Lap lap, whole;
   services::PrintProgress(0, "reading the configuration");
+  std::future<absl::StatusOr<BackEnd>> opening = std::async(std::launch::async, Open, std::cref(options));
   PHX_ASSIGN_OR_RETURN(const model::ModelConfig config, model::ReadModelConfig(options.model));
-  PHX_ASSIGN_OR_RETURN(const BackEnd back_end, OpenBackEnd(options.device, ResolveDevice(options), PluginPaths()));
+  services::PrintProgress(0, "opening the device");
+  PHX_ASSIGN_OR_RETURN(const BackEnd back_end, opening.get());
   PHX_ASSIGN_OR_RETURN(exec::ExecutorOptions executor_options,
                        ResolveExecutor(options, config, {back_end.gpu, back_end.info.memory_total}));
   ServeOptions serve = ResolveServe(options, config, executor_options);
@@ -26,15 +59,21 @@ absl::Status Load(const WorkerOptions& options) {
   if (!back_end.note.empty()) services::LogInfo("{}", back_end.note);
   serve.version = kVersion;
   services::LogInfo("loading {} ({}), {} on {}", options.model, serve.architecture, serve.dtype, serve.device);
-  executor_options.progress = [last = -1](double fraction) mutable {
+  const double device_s = lap.Seconds();
+  double weights_s = 0;
+  executor_options.progress = [&, last = -1](double fraction) mutable {
+    if (fraction >= 1) weights_s = lap.Seconds();
     const int percent = static_cast<int>(fraction * 100);
     if (percent == last) return;
     last = percent;
     services::PrintProgress(fraction, "loading weights");
   };
-  PHX_ASSIGN_OR_RETURN(auto executor, exec::MakeExecutor(*back_end.table, back_end.device.get(), executor_options));
+  auto made = exec::MakeExecutor(*back_end.table, back_end.device.get(), executor_options);
+  if (!made.ok()) return WithAdvice(made.status());
+  std::unique_ptr<core::Executor> executor = *std::move(made);
   const core::ExecutorInfo& info = executor->info();
-  services::LogInfo("loaded in {:.2f} s", std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  services::LogInfo("loaded in {:.2f} s: device {:.2f}, weights {:.2f}, caches and first steps {:.2f}", whole.Seconds(), device_s,
+                    weights_s, lap.Seconds());
   // vLLM's words: people grep for them.
   const int64_t tokens = int64_t{info.num_blocks} * info.block_size;
   services::LogInfo("GPU KV cache size: {} tokens", tokens);

@@ -13,6 +13,13 @@ constexpr std::pair<const char*, kernels::CpuIsa> kIsas[] = {
     {"avx512", kernels::kIsaAvx512},     {"avx512_bf16", kernels::kIsaAvx512Bf16}, {"amx_bf16", kernels::kIsaAmxBf16},
 };
 
+constexpr std::pair<const char*, model::LoadFormat> kLoadFormats[] = {
+    {"auto", model::LoadFormat::kAuto},
+    {"safetensors", model::LoadFormat::kSafetensors},
+    {"gguf", model::LoadFormat::kGguf},
+    {"dummy", model::LoadFormat::kDummy},
+};
+
 absl::StatusOr<kernels::DType> ResolveDType(const std::string& dtype) {
   if (dtype == "auto" || dtype == "bfloat16") return kernels::kBF16;
   if (dtype == "float32" || dtype == "float") return kernels::kF32;
@@ -63,6 +70,9 @@ void BindOptions(services::OptionSet& set, WorkerOptions& o) {
   set.Add("shutdown-timeout", &o.shutdown_timeout_s, "running sequences may finish for so long after SIGTERM", {.unit = "s", .min = 0});
   set.Group("Model");
   set.Add("model", &o.model, "folder in Hugging Face layout, or a .gguf file");
+  set.Add("load-format", &o.load_format,
+          "auto, safetensors or gguf: what the model must be; dummy: made-up weights, only its configuration is read",
+          {.choices = {"auto", "safetensors", "gguf", "dummy"}});
   set.Add("dtype", &o.dtype, "of weights, activations and KV cache; auto = bfloat16",
           {.choices = {"auto", "bfloat16", "float32", "float", "float16", "half"}});
   set.Add("max-model-len", &o.max_model_len, "prompt and output of one sequence",
@@ -94,6 +104,9 @@ absl::StatusOr<exec::ExecutorOptions> ResolveExecutor(const WorkerOptions& optio
                                                       const DeviceKind& device) {
   exec::ExecutorOptions out;
   out.model_path = options.model;
+  for (const auto& [name, format] : kLoadFormats) {
+    if (options.load_format == name) out.load_format = format;
+  }
   PHX_ASSIGN_OR_RETURN(out.dtype, ResolveDType(options.dtype));
   out.kv_dtype = out.dtype;
   PHX_ASSIGN_OR_RETURN(out.max_model_len, ResolveContext(options, config));

@@ -21,6 +21,7 @@ struct WorkerOptions {
   std::string model;                             // folder in Hugging Face layout, or a .gguf file
   std::string listen = "127.0.0.1:0";            // unix:PATH or HOST:PORT
   std::string served_model_name;                 // "" = `model` as typed
+  std::string load_format = "auto";
   std::string dtype = "auto";
   std::string device = "auto";
   std::optional<int64_t> max_model_len;          // absent: the model's own

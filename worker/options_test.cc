@@ -73,6 +73,16 @@ TEST(ResolveExecutor, NamesADtypeThatIsNotServed) {
   EXPECT_THAT(ErrorOf(options), HasSubstr("--dtype float16"));
 }
 
+TEST(ResolveExecutor, NamesTheLoadFormat) {
+  WorkerOptions options;
+  EXPECT_EQ(ResolveExecutor(options, Config(), {})->load_format, model::LoadFormat::kAuto);
+  for (const auto& [name, format] : {std::pair{"safetensors", model::LoadFormat::kSafetensors}, std::pair{"gguf", model::LoadFormat::kGguf},
+                                     std::pair{"dummy", model::LoadFormat::kDummy}}) {
+    options.load_format = name;
+    EXPECT_EQ(ResolveExecutor(options, Config(), {})->load_format, format) << name;
+  }
+}
+
 TEST(ResolveServe, NamesTheModelAsTypedAndCapsLogprobsAtTheTable) {
   WorkerOptions options;
   options.model = "/models/x";

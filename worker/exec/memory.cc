@@ -16,6 +16,22 @@ uint64_t BytesByUtilization(const KvBudget& budget) {
   return allowed > used ? std::min(allowed - used, budget.memory_free) : 0;
 }
 
+// One sequence does not fit: what is needed, where the memory is, which flags help.
+absl::Status TooLittle(const KvBudget& budget, uint64_t needed, uint64_t available) {
+  std::string where;
+  if (budget.kv_cache_bytes == 0 && !budget.host_memory) {
+    where = absl::StrFormat(" (%.2f of the device's %.3f GiB, less %.3f GiB that weights, workspaces and other programs take)",
+                            budget.utilization, budget.memory_total / kGib,
+                            (budget.memory_total - std::min(budget.memory_free, budget.memory_total)) / kGib);
+  }
+  const int64_t longest = static_cast<int64_t>(available / budget.block_bytes) * budget.block_size;
+  return absl::ResourceExhaustedError(absl::StrFormat(
+      "one sequence of max_model_len %d needs %.3f GiB of KV cache, but only %.3f GiB are available%s; lower --max-model-len%s, or raise "
+      "%s",
+      budget.max_model_len, needed / kGib, available / kGib, where, longest > 0 ? absl::StrFormat(" to %d", longest) : "",
+      budget.kv_cache_bytes != 0 ? "--kv-cache-memory-bytes" : "--gpu-memory-utilization"));
+}
+
 }  // namespace
 
 absl::StatusOr<int32_t> CountBlocks(const KvBudget& budget) {
@@ -27,13 +43,7 @@ absl::StatusOr<int32_t> CountBlocks(const KvBudget& budget) {
     if (budget.host_memory) bytes = std::min(bytes, std::max(kHostKvBytesMax, one_sequence * budget.block_bytes));
   }
   const uint64_t blocks = std::min({bytes / budget.block_bytes, useful, uint64_t{INT32_MAX}});
-  if (blocks < one_sequence) {
-    return absl::ResourceExhaustedError(absl::StrFormat(
-        "one sequence of max_model_len %d needs %.3f GiB of KV cache, but only %.3f GiB are available; lower --max-model-len, or raise "
-        "%s",
-        budget.max_model_len, one_sequence * budget.block_bytes / kGib, bytes / kGib,
-        budget.kv_cache_bytes != 0 ? "--kv-cache-memory-bytes" : "--gpu-memory-utilization"));
-  }
+  if (blocks < one_sequence) return TooLittle(budget, one_sequence * budget.block_bytes, bytes);
   return static_cast<int32_t>(blocks);
 }
 
@@ -44,10 +54,17 @@ uint64_t BlockBytes(const model::ModelConfig& config, kernels::DType kv_dtype, i
 absl::StatusOr<std::vector<kernels::KvLayer>> TakeVault(const model::ModelConfig& config, kernels::DType kv_dtype, int32_t block_size,
                                                         int32_t num_blocks, model::DeviceMemory* memory) {
   const uint64_t bytes = BlockBytes(config, kv_dtype, block_size) / 2 / config.num_layers * num_blocks;
+  const auto take = [&]() -> absl::StatusOr<void*> {
+    absl::StatusOr<void*> out = memory->Take(bytes, "a layer's part of the KV cache");
+    if (!absl::IsResourceExhausted(out.status())) return out;
+    return absl::ResourceExhaustedError(absl::StrFormat("%s; the KV cache takes %.3f GiB in all: lower --kv-cache-memory-bytes or "
+                                                        "--gpu-memory-utilization",
+                                                        std::string(out.status().message()), 2 * config.num_layers * bytes / kGib));
+  };
   std::vector<kernels::KvLayer> layers;
   for (int32_t i = 0; i < config.num_layers; ++i) {
-    PHX_ASSIGN_OR_RETURN(void* k, memory->Take(bytes, "the KV cache"));
-    PHX_ASSIGN_OR_RETURN(void* v, memory->Take(bytes, "the KV cache"));
+    PHX_ASSIGN_OR_RETURN(void* k, take());
+    PHX_ASSIGN_OR_RETURN(void* v, take());
     layers.push_back({k, v, kv_dtype, num_blocks, config.num_kv_heads, block_size, config.head_dim});
   }
   return layers;

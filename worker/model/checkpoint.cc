@@ -1,6 +1,10 @@
 #include "worker/model/checkpoint.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <cstring>
+#include <filesystem>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -51,6 +55,9 @@ std::string HfName(std::string_view name) {
   return std::string(name);
 }
 
+// One-dimensional tensors count as one row.
+SourceTensor ShapeOf(const std::vector<int64_t>& shape) { return {nullptr, shape.size() == 1 ? 1 : shape[0], shape.back()}; }
+
 void StoreRow(const float* row, int64_t columns, kernels::DType dtype, void* out, int64_t at) {
   if (dtype == kernels::kF32) {
     std::memcpy(static_cast<float*>(out) + at, row, columns * sizeof(float));
@@ -58,6 +65,19 @@ void StoreRow(const float* row, int64_t columns, kernels::DType dtype, void* out
   }
   auto* to = static_cast<uint16_t*>(out) + at;
   for (int64_t i = 0; i < columns; ++i) to[i] = ToBf16(row[i]);
+}
+
+// Rows [begin, end) of the file.
+struct RowRange {
+  int64_t begin;
+  int64_t end;
+};
+
+// What must be read for the rows [begin, end) of Hugging Face's order: whole heads where these are interleaved.
+RowRange FileRows(const SourceTensor& tensor, int64_t begin, int64_t end) {
+  if (tensor.permuted_heads == 0) return {begin, end};
+  const int64_t head_rows = tensor.rows / tensor.permuted_heads;
+  return {begin / head_rows * head_rows, (end + head_rows - 1) / head_rows * head_rows};
 }
 
 // Where Hugging Face's row lies in the file: GGUF interleaves the two halves of each head.
@@ -71,9 +91,37 @@ int64_t FileRow(const SourceTensor& tensor, int64_t row) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& path, const ModelConfig& config) {
+void ReadAhead(const std::string& path) {
+  std::vector<std::string> files;
+  std::error_code error;
+  if (IsGguf(path)) {
+    files.push_back(path);
+  } else {
+    for (std::filesystem::directory_iterator at(path, error), end; !error && at != end; at.increment(error)) {
+      if (at->path().extension() == ".safetensors") files.push_back(at->path().string());
+    }
+  }
+  for (const std::string& file : files) {
+    const int fd = ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
+    if (fd < 0) continue;
+    ::posix_fadvise(fd, 0, 0, POSIX_FADV_WILLNEED);
+    ::close(fd);
+  }
+}
+
+absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& path, const ModelConfig& config, LoadFormat format) {
   std::unique_ptr<Checkpoint> checkpoint(new Checkpoint);
   checkpoint->path_ = path;
+  if (format == LoadFormat::kDummy) {
+    checkpoint->dummy_ = std::make_unique<DummyValues>();
+    return checkpoint;
+  }
+  if (format == LoadFormat::kGguf && !IsGguf(path)) {
+    return absl::InvalidArgumentError(absl::StrCat("--load-format gguf: '", path, "' is not a .gguf file"));
+  }
+  if (format == LoadFormat::kSafetensors && IsGguf(path)) {
+    return absl::InvalidArgumentError(absl::StrCat("--load-format safetensors: '", path, "' is a .gguf file"));
+  }
   if (IsGguf(path)) {
     PHX_ASSIGN_OR_RETURN(checkpoint->gguf_, formats::GgufFile::Open(path));
     PHX_RETURN_IF_ERROR(checkpoint->AddGgufNames(config));
@@ -102,7 +150,14 @@ absl::Status Checkpoint::AddGgufNames(const ModelConfig& config) {
   return absl::OkStatus();
 }
 
+SourceTensor Checkpoint::ExpectDummy(std::string_view name, const std::vector<int64_t>& shape) const {
+  SourceTensor tensor = ShapeOf(shape);
+  tensor.dummy_place = DummyValues::PlaceOf(name);
+  return tensor;
+}
+
 absl::StatusOr<SourceTensor> Checkpoint::Expect(std::string_view name, const std::vector<int64_t>& shape) {
+  if (dummy_ != nullptr) return ExpectDummy(name, shape);
   const auto it = tensors_.find(name);
   if (it == tensors_.end()) return absl::InvalidArgumentError(absl::StrCat(path_, ": tensor ", std::string(name), " is missing"));
   const Entry& entry = it->second;
@@ -119,7 +174,9 @@ absl::StatusOr<SourceTensor> Checkpoint::Expect(std::string_view name, const std
     default: break;
   }
   used_.insert(it->first);
-  SourceTensor tensor{entry.range, shape.size() == 1 ? 1 : shape[0], shape.back(), entry.permuted_heads};
+  SourceTensor tensor = ShapeOf(shape);
+  tensor.range = entry.range;
+  tensor.permuted_heads = entry.permuted_heads;
   if (shape.size() == 1 && entry.permuted_heads > 0) std::swap(tensor.rows, tensor.columns);  // a bias is permuted like rows
   return tensor;
 }
@@ -133,27 +190,35 @@ absl::Status Checkpoint::CheckAllUsed() const {
   return absl::OkStatus();
 }
 
-void Checkpoint::WillNeed() const {
-  if (safetensors_ != nullptr) safetensors_->WillNeed();
-}
-
-void Checkpoint::ReadRows(const SourceTensor& tensor, int64_t begin, int64_t count, kernels::DType dtype, void* out, int64_t stride,
-                          std::vector<float>* scratch) {
+absl::Status Checkpoint::ReadRows(const SourceTensor& tensor, int64_t begin, int64_t count, kernels::DType dtype, void* out,
+                                  int64_t stride, ReadScratch* scratch) const {
+  const uint64_t size = kernels::DTypeBytes(dtype);
+  auto* to = static_cast<char*>(out);
+  if (tensor.range == nullptr) {
+    for (int64_t i = 0; i < count; ++i) {
+      dummy_->Copy(tensor.dummy_place, uint64_t(begin + i) * tensor.columns, tensor.columns, dtype, to + i * stride * size);
+    }
+    return absl::OkStatus();
+  }
   const formats::TensorRange& range = *tensor.range;
   const uint64_t row_bytes = formats::EncodedBytes(range.encoding, tensor.columns);
   const bool as_stored = (range.encoding == Encoding::kBF16 && dtype == kernels::kBF16) ||
                          (range.encoding == Encoding::kF32 && dtype == kernels::kF32);
-  if (!as_stored && scratch->size() < static_cast<size_t>(tensor.columns)) scratch->resize(tensor.columns);
-  for (int64_t i = 0; i < count; ++i) {
-    const char* from = range.bytes.data() + FileRow(tensor, begin + i) * row_bytes;
-    if (as_stored) {
-      std::memcpy(static_cast<char*>(out) + i * stride * kernels::DTypeBytes(dtype), from, row_bytes);
-      continue;
-    }
-    const absl::Status status = formats::DecodeToF32(range.encoding, from, tensor.columns, scratch->data());
-    PHX_CHECK(status.ok());  // Expect refused what cannot be decoded
-    StoreRow(scratch->data(), tensor.columns, dtype, out, i * stride);
+  if (as_stored && tensor.permuted_heads == 0) {
+    return range.file->ReadRows(range.bytes.data() + begin * row_bytes, count, {to, row_bytes, stride * size});
   }
+  const RowRange stored = FileRows(tensor, begin, begin + count);
+  const uint64_t rows = stored.end - stored.begin;
+  if (scratch->stored.size() < rows * row_bytes) scratch->stored.resize(rows * row_bytes);
+  if (scratch->row.size() < static_cast<size_t>(tensor.columns)) scratch->row.resize(tensor.columns);
+  PHX_RETURN_IF_ERROR(range.file->ReadRows(range.bytes.data() + stored.begin * row_bytes, rows,
+                                           {scratch->stored.data(), row_bytes, row_bytes}));
+  for (int64_t i = 0; i < count; ++i) {
+    const char* from = scratch->stored.data() + (FileRow(tensor, begin + i) - stored.begin) * row_bytes;
+    PHX_CHECK(formats::DecodeToF32(range.encoding, from, tensor.columns, scratch->row.data()).ok());  // else Expect had refused it
+    StoreRow(scratch->row.data(), tensor.columns, dtype, to, i * stride);
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace phalanx::worker::model

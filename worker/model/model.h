@@ -51,6 +51,9 @@ struct ModelConfig {
 // Errors: kNotFound, kInvalidArgument (names file and field), kUnimplemented (names the architecture or feature).
 absl::StatusOr<ModelConfig> ReadModelConfig(const std::string& path);
 
+// Where weights come from. kAuto: from the container that `path` names; the named containers refuse another one.
+enum class LoadFormat { kAuto, kSafetensors, kGguf, kDummy };
+
 struct LoadOptions {
   std::string path;                             // folder or .gguf
   kernels::DType dtype = kernels::kBF16;        // model dtype: kBF16 or kF32
@@ -58,6 +61,7 @@ struct LoadOptions {
   int32_t max_step_tokens = 0;                  // rows of the largest step: sizes the workspaces
   int32_t max_logit_rows = 0;                   // rows of one call to Logits
   std::function<void(double)> progress;         // 0..1, may be null; called from the loading thread
+  LoadFormat format = LoadFormat::kAuto;        // kDummy: made-up weights; of `path` only the configuration is read
 };
 
 // Scratch and state that a forward pass needs from exec.
@@ -82,6 +86,10 @@ class Model {
   // count <= max_logit_rows. Only these rows pay for the head.
   virtual absl::Status Logits(int32_t begin, int32_t count, kernels::Tensor logits, kernels::Stream stream) = 0;
 };
+
+// Asks the kernel to read the weight files of a model folder, or a .gguf file, into its cache. May block for as long as that takes; what
+// cannot be read is left to LoadModel to report. Any thread.
+void ReadAhead(const std::string& path);
 
 // Loads weights onto `device`. Errors name the file and the tensor; nothing of the device stays taken.
 absl::StatusOr<std::unique_ptr<Model>> LoadModel(const kernels::Table& table, kernels::Device* device, const LoadOptions& options);

@@ -1,14 +1,18 @@
-// Every fixture model against transformers, on the CPU table and on the twin. The goldens are fp32 and bfloat16 runs of the published
-// transformers package on the same stored weights (tests/tools/make_goldens.py).
+// Every fixture model against transformers, on the CPU table and on the twin; on a plug-in instead where PHALANX_OPS_PLUGIN names one
+// (`make test-gpu`). The goldens are fp32 and bfloat16 runs of the published transformers package on the same stored weights
+// (tests/tools/make_goldens.py).
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <memory>
 #include <numeric>
 
+#include "kernels/load.h"
+#include "worker/model/device.h"
 #include "worker/model/model.h"
 #include "worker/model/model_test_util.h"
 
@@ -21,19 +25,20 @@ constexpr int32_t kBlockSize = 8;
 constexpr int32_t kMaxLength = 96;
 constexpr int32_t kBlocks = kMaxLength / kBlockSize;
 
-// A loaded model with a cache for one sequence. Memory of both tables is plain host memory.
+// A loaded model with a cache for one sequence.
 class LoneRun {
  public:
-  LoneRun(const TestDevice& device, const std::string& path, DType dtype) {
-    auto model = LoadModel(device.table(), device.get(), {path, dtype, kMaxLength, kMaxLength, kMaxLength, nullptr});
+  LoneRun(const TestDevice& device, const std::string& path, DType dtype)
+      : table_(device.table()), device_(device.get()), memory_(table_, device_) {
+    auto model = LoadModel(table_, device_, {path, dtype, kMaxLength, kMaxLength, kMaxLength, nullptr});
     EXPECT_TRUE(model.ok()) << model.status();
     if (!model.ok()) return;
     model_ = *std::move(model);
     const ModelConfig& config = model_->config();
     const size_t bytes = size_t{1} * kBlocks * kBlockSize * config.num_kv_heads * config.head_dim * kernels::DTypeBytes(dtype);
     for (int32_t i = 0; i < config.num_layers; ++i) {
-      cache_.emplace_back(2 * bytes);
-      kv_.push_back({cache_.back().data(), cache_.back().data() + bytes, dtype, kBlocks, config.num_kv_heads, kBlockSize, config.head_dim});
+      char* const k = Put(std::vector<char>(2 * bytes));
+      kv_.push_back({k, k + bytes, dtype, kBlocks, config.num_kv_heads, kBlockSize, config.head_dim});
     }
     // Blocks from the last to the first: a kernel that ignores the table is found out.
     block_table_.resize(kBlocks);
@@ -53,23 +58,39 @@ class LoneRun {
       slots[i] = block_table_[position / kBlockSize] * kBlockSize + position % kBlockSize;
       rows[i] = i;
     }
-    const std::vector<int32_t> query_start = {0, count};
     length_ += count;
     ForwardInput input{};
-    input.token_ids = ids.data();
-    input.layout = {count, 1, query_start.data(), &length_, block_table_.data(), kBlocks, positions.data(), slots.data(), count, length_};
+    input.token_ids = Put(ids);
+    input.layout = {count, 1, Put(std::vector<int32_t>{0, count}), Put(std::vector<int32_t>{length_}), Put(block_table_), kBlocks,
+                    Put(positions), Put(slots), count, length_};
     input.kv = kv_.data();
-    input.logit_rows = rows.data();
+    input.logit_rows = Put(rows);
     input.num_logit_rows = count;
     EXPECT_TRUE(model_->Forward(input, nullptr).ok());
-    std::vector<float> logits(size_t{1} * count * vocab());
-    EXPECT_TRUE(model_->Logits(0, count, kernels::Dense(logits.data(), kernels::kF32, 2, count, vocab()), nullptr).ok());
+    std::vector<float> logits(size_t{1} * count * vocab(), NAN);
+    float* const out = Put(logits);
+    EXPECT_TRUE(model_->Logits(0, count, kernels::Dense(out, kernels::kF32, 2, count, vocab()), nullptr).ok());
+    EXPECT_EQ(table_.copy_to_host(device_, logits.data(), out, logits.size() * sizeof(float), nullptr), kernels::kOk);
+    EXPECT_EQ(table_.stream_synchronize(device_, nullptr), kernels::kOk);
     return logits;
   }
 
  private:
+  // The values in device memory, which lives as long as this object.
+  template <class T>
+  T* Put(const std::vector<T>& values) {
+    const size_t bytes = values.size() * sizeof(T);
+    const absl::StatusOr<void*> memory = memory_.Take(bytes, "the test");
+    EXPECT_TRUE(memory.ok()) << memory.status();
+    EXPECT_EQ(table_.copy_to_device(device_, *memory, values.data(), bytes, nullptr), kernels::kOk);
+    EXPECT_EQ(table_.stream_synchronize(device_, nullptr), kernels::kOk);
+    return static_cast<T*>(*memory);
+  }
+
+  const kernels::Table& table_;
+  kernels::Device* const device_;
+  DeviceMemory memory_;
   std::unique_ptr<Model> model_;
-  std::vector<std::vector<char>> cache_;
   std::vector<kernels::KvLayer> kv_;
   std::vector<int32_t> block_table_;
   int32_t length_ = 0;
@@ -98,9 +119,24 @@ struct ParityCase {
   std::string name;
 };
 
+// Null unless PHALANX_OPS_PLUGIN is set; ends the program when what it names cannot be opened.
+const kernels::Table* PluginTable() {
+  const char* path = std::getenv("PHALANX_OPS_PLUGIN");
+  if (path == nullptr) return nullptr;
+  const absl::StatusOr<const kernels::Table*> table = kernels::OpenPlugin(path);
+  if (table.ok()) return *table;
+  std::fprintf(stderr, "%s\n", std::string(table.status().message()).c_str());
+  std::exit(1);
+}
+
 std::vector<ParityCase> Cases() {
   std::vector<ParityCase> cases;
+  const kernels::Table* const plugin = PluginTable();
   for (const std::string& name : FixtureNames()) {
+    if (plugin != nullptr) {
+      cases.push_back({name, plugin, kernels::kIsaAuto, name + "_" + plugin->name});
+      continue;
+    }
     cases.push_back({name, kernels::CpuTable(), kernels::kIsaAuto, name + "_cpu"});
     cases.push_back({name, kernels::CpuTable(), kernels::kIsaPortable, name + "_portable"});
     cases.push_back({name, kernels::ReferenceTable(), kernels::kIsaAuto, name + "_reference"});

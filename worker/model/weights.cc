@@ -1,6 +1,7 @@
 #include "worker/model/weights.h"
 
 #include <algorithm>
+#include <future>
 
 #include "absl/strings/str_cat.h"
 #include "services/check.h"
@@ -27,13 +28,14 @@ class Loader {
   absl::Status AddBiases(const std::vector<std::pair<std::string, int64_t>>& names, bool interleaved, const float** out);
   absl::StatusOr<const void*> UploadVector(const std::string& name, int64_t size);
   absl::StatusOr<void*> Upload(const void* from, uint64_t bytes, const char* what);
-  absl::Status UploadRope();
+  absl::Status UploadRope(const std::vector<float>& table);
 
   const kernels::Table& table_;
   kernels::Device* const device_;
   const ModelConfig& config_;
   const LoadOptions& options_;
   std::unique_ptr<Checkpoint> checkpoint_;
+  ReadScratch scratch_;
   PackQueue queue_;
   DecoderWeights weights_;
 };
@@ -41,14 +43,14 @@ class Loader {
 absl::StatusOr<void*> Loader::Upload(const void* from, uint64_t bytes, const char* what) {
   PHX_ASSIGN_OR_RETURN(void* to, weights_.memory->Take(bytes, what));
   PHX_RETURN_IF_ERROR(ToStatus(table_, device_, table_.copy_to_device(device_, to, from, bytes, nullptr), "copy_to_device"));
+  PHX_RETURN_IF_ERROR(ToStatus(table_, device_, table_.stream_synchronize(device_, nullptr), "stream_synchronize"));  // `from` may go now
   return to;
 }
 
 absl::StatusOr<const void*> Loader::UploadVector(const std::string& name, int64_t size) {
   PHX_ASSIGN_OR_RETURN(const SourceTensor tensor, checkpoint_->Expect(name, {size}));
   std::vector<char> values(size * kernels::DTypeBytes(options_.dtype));
-  std::vector<float> scratch;
-  Checkpoint::ReadRows(tensor, 0, tensor.rows, options_.dtype, values.data(), tensor.columns, &scratch);
+  PHX_RETURN_IF_ERROR(checkpoint_->ReadRows(tensor, 0, tensor.rows, options_.dtype, values.data(), tensor.columns, &scratch_));
   PHX_ASSIGN_OR_RETURN(const void* memory, Upload(values.data(), values.size(), name.c_str()));
   return memory;
 }
@@ -58,12 +60,11 @@ absl::Status Loader::AddBiases(const std::vector<std::pair<std::string, int64_t>
   int64_t total = 0;
   for (const auto& [name, size] : names) total += size;
   std::vector<float> joined(total);
-  std::vector<float> scratch;
   int64_t at = 0;
   for (const auto& [name, size] : names) {
     PHX_ASSIGN_OR_RETURN(const SourceTensor tensor, checkpoint_->Expect(name, {size}));
     std::vector<float> values(size);
-    Checkpoint::ReadRows(tensor, 0, tensor.rows, kernels::kF32, values.data(), tensor.columns, &scratch);
+    PHX_RETURN_IF_ERROR(checkpoint_->ReadRows(tensor, 0, tensor.rows, kernels::kF32, values.data(), tensor.columns, &scratch_));
     const int64_t step = interleaved ? static_cast<int64_t>(names.size()) : 1;
     for (int64_t i = 0; i < size; ++i) joined[at + i * step] = values[i];
     at += interleaved ? 1 : size;
@@ -126,19 +127,23 @@ absl::Status Loader::AddLayer(int32_t index) {
   return AddMlp(absl::StrCat(prefix, "mlp."), layer);
 }
 
-absl::Status Loader::UploadRope() {
-  const std::vector<float> frequencies = InverseFrequencies(config_);
-  std::vector<float> table(size_t{2} * frequencies.size() * options_.max_model_len);
-  for (int32_t position = 0; position < options_.max_model_len; ++position) {
-    FillRopeRow(frequencies, position, options_.dtype, table.data() + size_t{2} * frequencies.size() * position);
+std::vector<float> RopeTable(const ModelConfig& config, const LoadOptions& options) {
+  const std::vector<float> frequencies = InverseFrequencies(config);
+  std::vector<float> table(size_t{2} * frequencies.size() * options.max_model_len);
+  for (int32_t position = 0; position < options.max_model_len; ++position) {
+    FillRopeRow(frequencies, position, options.dtype, table.data() + size_t{2} * frequencies.size() * position);
   }
+  return table;
+}
+
+absl::Status Loader::UploadRope(const std::vector<float>& table) {
   PHX_ASSIGN_OR_RETURN(const void* memory, Upload(table.data(), table.size() * sizeof(float), "the rotary table"));
   weights_.cos_sin = static_cast<const float*>(memory);
   return absl::OkStatus();
 }
 
 absl::StatusOr<DecoderWeights> Loader::Load() {
-  PHX_ASSIGN_OR_RETURN(checkpoint_, Checkpoint::Open(options_.path, config_));
+  PHX_ASSIGN_OR_RETURN(checkpoint_, Checkpoint::Open(options_.path, config_, options_.format));
   weights_.memory = std::make_unique<DeviceMemory>(table_, device_);
   weights_.layers.resize(config_.num_layers);
   const int64_t vocab = config_.vocab_size;
@@ -154,8 +159,10 @@ absl::StatusOr<DecoderWeights> Loader::Load() {
     PHX_RETURN_IF_ERROR(checkpoint_->Expect("lm_head.weight", {vocab, config_.hidden_size}).status());
   }
   PHX_RETURN_IF_ERROR(checkpoint_->CheckAllUsed());
-  PHX_RETURN_IF_ERROR(UploadRope());
-  PHX_RETURN_IF_ERROR(queue_.Run(table_, device_, options_.dtype, weights_.memory.get(), options_.progress));
+  // A long context makes this a matter of a tenth of a second: it runs beside the reading.
+  std::future<std::vector<float>> rope = std::async(std::launch::async, [this] { return RopeTable(config_, options_); });
+  PHX_RETURN_IF_ERROR(queue_.Run(table_, device_, *checkpoint_, options_.dtype, weights_.memory.get(), options_.progress));
+  PHX_RETURN_IF_ERROR(UploadRope(rope.get()));
   if (tied) weights_.head = weights_.embedding;
   return std::move(weights_);
 }

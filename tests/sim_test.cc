@@ -1,6 +1,8 @@
 // Seeded simulation of the scheduler: random submissions, aborts, stalls and sizes against a model whose next token hashes all before
-// it. After every step the ledger's laws hold; at the end every stream equals that of a lone run. A failing seed is printed.
+// it. After every step the ledger's laws hold; at the end every stream equals that of a lone run. A failing seed is printed. Each seed
+// runs with results at once and with results one step behind, as worker/engine.cc does it.
 #include <cstdlib>
+#include <deque>
 #include <map>
 #include <random>
 #include <string>
@@ -31,8 +33,9 @@ struct Client {
 
 class Simulation {
  public:
-  explicit Simulation(uint64_t seed) : random_(seed) {
+  Simulation(uint64_t seed, int32_t steps_ahead) : random_(seed) {
     auto& info = fake_.info;
+    info.steps_ahead = steps_ahead;
     info.block_size = Pick({1, 4, 16});
     info.max_rows = Pick({1, 3, 16, 40});
     info.max_model_len = Pick({24, 64, 200});
@@ -59,15 +62,19 @@ class Simulation {
       Interfere(scheduler, quiet);
       now_ += 0.001;
       const core::StepPlan plan = scheduler.Plan(now_);
-      if (plan.slices.empty()) {
-        Check(scheduler);
-        if (HasFatalFailure()) return;
-        continue;
+      if (fake_.info.steps_ahead > 0 || plan.slices.empty()) Check(scheduler);
+      if (!plan.slices.empty()) {
+        ASSERT_EQ(plan::Invariants::CheckPlan(scheduler, plan), "") << "step " << step;
+        auto parsed = core::ParseStepPlan(core::Serialize(plan));
+        ASSERT_TRUE(parsed.ok()) << parsed.status();
+        ASSERT_TRUE(executor.Launch(*parsed).ok());  // what another rank would get
+        ASSERT_EQ(executor.violation(), "") << "step " << step;
       }
-      ASSERT_EQ(plan::Invariants::CheckPlan(scheduler, plan), "") << "step " << step;
-      auto parsed = core::ParseStepPlan(core::Serialize(plan));
-      ASSERT_TRUE(parsed.ok()) << parsed.status();
-      auto result = executor.Run(*parsed);  // what another rank would get
+      if (HasFatalFailure()) return;
+      if (scheduler.steps_in_flight() == 0) continue;
+      if (!plan.slices.empty() && scheduler.steps_in_flight() <= fake_.info.steps_ahead) continue;
+      overlapped_ += scheduler.steps_in_flight() > 1;
+      auto result = executor.Collect();
       ASSERT_TRUE(result.ok());
       ASSERT_EQ(executor.violation(), "") << "step " << step;
       Take(scheduler.Commit(*result, now_));
@@ -81,7 +88,8 @@ class Simulation {
     Judge();
   }
 
-  uint64_t preemptions_ = 0, hits_ = 0, compared_ = 0, stopped_ = 0, poisoned_ = 0, aborted_ = 0, resumed_ = 0;
+  uint64_t preemptions_ = 0, hits_ = 0, compared_ = 0, stopped_ = 0, poisoned_ = 0, aborted_ = 0, resumed_ = 0, looked_back_ = 0;
+  uint64_t overlapped_ = 0;        // steps that were launched before the one before was collected
 
  private:
   bool HasFatalFailure() const { return ::testing::Test::HasFatalFailure(); }
@@ -105,6 +113,7 @@ class Simulation {
     r.sampling.seed = random_();
     if (Chance(0.2)) r.sampling.prompt_logprobs = Below(3);
     if (Chance(0.2)) r.sampling.presence_penalty = 0.5f;
+    if (Chance(0.1)) r.sampling.bad_words = {{1, 2}};
     if (Chance(0.2)) r.cache_salt = Chance(0.5) ? "tenant a" : "tenant b";
     if (Chance(0.3)) r.credit = Below(4);
     if (Chance(0.2) && r.max_tokens > 1) Resume(r);
@@ -199,6 +208,7 @@ class Simulation {
       }
       ASSERT_EQ(c.got, expected) << "sequence " << id;
       ++compared_;
+      looked_back_ += !c.request.sampling.bad_words.empty();
       stopped_ += c.reason == FinishReason::kStop;
       if (c.request.sampling.prompt_logprobs >= 0) {
         ASSERT_EQ(c.prompt_logprobs + 1, c.request.prompt_ids.size());
@@ -215,15 +225,17 @@ class Simulation {
   std::map<SequenceId, Client> clients_;
 };
 
-TEST(SimTest, EveryStreamEqualsItsLoneRun) {
+class SimTest : public ::testing::TestWithParam<int32_t> {};
+
+TEST_P(SimTest, EveryStreamEqualsItsLoneRun) {
   const char* chosen = std::getenv("PHALANX_SIM_SEED");
   const char* count = std::getenv("PHALANX_SIM_SEEDS");
   const uint64_t first = chosen != nullptr ? std::strtoull(chosen, nullptr, 10) : 1;
   const uint64_t last = chosen != nullptr ? first : (count != nullptr ? std::strtoull(count, nullptr, 10) : 120);
-  uint64_t preemptions = 0, hits = 0, compared = 0, stopped = 0, poisoned = 0, aborted = 0, resumed = 0;
+  uint64_t preemptions = 0, hits = 0, compared = 0, stopped = 0, poisoned = 0, aborted = 0, resumed = 0, looked_back = 0, overlapped = 0;
   for (uint64_t seed = first; seed <= last; ++seed) {
     SCOPED_TRACE("PHALANX_SIM_SEED=" + std::to_string(seed));
-    Simulation simulation(seed);
+    Simulation simulation(seed, GetParam());
     simulation.Run(200);
     if (HasFailure()) return;
     preemptions += simulation.preemptions_;
@@ -233,9 +245,12 @@ TEST(SimTest, EveryStreamEqualsItsLoneRun) {
     poisoned += simulation.poisoned_;
     aborted += simulation.aborted_;
     resumed += simulation.resumed_;
+    looked_back += simulation.looked_back_;
+    overlapped += simulation.overlapped_;
   }
-  std::printf("%lu streams equal, %lu ended by an end id, %lu preemptions, %lu cached tokens, %lu poisoned, %lu aborted, %lu resumed\n",
-              compared, stopped, preemptions, hits, poisoned, aborted, resumed);
+  std::printf("%lu streams equal, %lu ended by an end id, %lu look back, %lu preemptions, %lu cached tokens, %lu poisoned, %lu aborted, "
+              "%lu resumed, %lu steps overlapped\n",
+              compared, stopped, looked_back, preemptions, hits, poisoned, aborted, resumed, overlapped);
   if (chosen != nullptr) return;
   // The run must have met what it is for.
   EXPECT_GT(compared, 1000u);
@@ -245,7 +260,11 @@ TEST(SimTest, EveryStreamEqualsItsLoneRun) {
   EXPECT_GT(aborted, 50u);
   EXPECT_GT(resumed, 50u);
   EXPECT_GT(stopped, 50u);
+  EXPECT_GT(looked_back, 50u);
+  EXPECT_EQ(overlapped > 10000u, GetParam() == 1);
 }
+
+INSTANTIATE_TEST_SUITE_P(StepsAhead, SimTest, ::testing::Values(0, 1));
 
 }  // namespace
 }  // namespace phalanx::worker

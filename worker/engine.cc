@@ -1,5 +1,6 @@
 #include "worker/engine.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <utility>
@@ -76,14 +77,24 @@ absl::Status Engine::Submit(core::Request request) {
 }
 
 void Engine::Loop() {
+  bool quiet = false;  // a whole wait has brought no work
   while (Drain()) {
-    if (Step()) continue;
+    if (HoldBack()) continue;
+    if (Step()) {
+      quiet = false;
+      continue;
+    }
+    if (failed_) return;
+    // Preparing may keep a request waiting for some milliseconds, so it begins once nobody seems to come.
+    if (quiet && Prepare()) continue;
     if (failed_) return;
     inbox_.WaitFor(options_.idle_report);
+    quiet = true;
     // Woken by time or by work: both are a good moment to say how things stand.
-    Emit({}, 0, 0, 0);
+    Emit({});
   }
-  AbortAll();
+  while (!in_flight_.empty() && CollectOldest()) continue;
+  if (!failed_) AbortAll();
 }
 
 bool Engine::Drain() {
@@ -101,25 +112,81 @@ bool Engine::Drain() {
   }
   for (const auto& [id, tokens] : items.credit) scheduler_.AddCredit(id, tokens);
   for (core::SequenceId id : items.cancels) scheduler_.Abort(id, now, outcome);
-  if (!outcome.events.empty()) Emit(std::move(outcome), 0, 0, 0);
+  if (!outcome.events.empty()) Emit(std::move(outcome));
   return !items.stop;
 }
 
 bool Engine::Step() {
-  const double started = Now();
-  core::StepPlan plan = scheduler_.Plan(started);
+  const bool launched = LaunchNext();
+  if (failed_) return false;
+  if (launched && static_cast<int32_t>(in_flight_.size()) <= executor_->info().steps_ahead) return true;
+  return !in_flight_.empty() && CollectOldest();
+}
+
+bool Engine::HoldBack() {
+  if (!options_.plan_late || in_flight_.size() != 1 || executor_->info().steps_ahead == 0) return false;
+  const Launched& step = in_flight_.front();
+  const double wait = std::max(step.launched, collected_) + lookahead_.Delay(step.num_tokens) - Now();
+  if (wait <= 0) return false;
+  inbox_.WaitFor(std::chrono::nanoseconds(static_cast<int64_t>(wait * 1e9)));
+  return true;
+}
+
+bool Engine::LaunchNext() {
+  Launched step;
+  step.begun = Now();
+  core::StepPlan plan;
+  {
+    core::Range range(*executor_, "plan");
+    plan = scheduler_.Plan(step.begun);
+  }
+  if (options_.check_invariants) CheckLaws(scheduler_);
   if (plan.slices.empty()) return false;
-  const double planned = Now();
-  absl::StatusOr<core::StepResult> result = executor_->Run(plan);
+  step.planned = Now();
+  step.num_tokens = plan.num_tokens;
+  core::Range range(*executor_, "launch");
+  if (const absl::Status launched = executor_->Launch(plan); !launched.ok()) {
+    Fail(launched);
+    return false;
+  }
+  step.launched = Now();
+  in_flight_.push_back(step);
+  return true;
+}
+
+bool Engine::CollectOldest() {
+  const Launched step = in_flight_.front();
+  in_flight_.pop_front();
+  const double begun = Now();
+  absl::StatusOr<core::StepResult> result;
+  {
+    core::Range range(*executor_, "collect");
+    result = executor_->Collect();
+  }
   if (!result.ok()) {
     Fail(result.status());
     return false;
   }
-  const double ran = Now();
-  plan::StepOutcome outcome = scheduler_.Commit(*result, ran);
+  const double collected = Now();
+  core::Range range(*executor_, "commit and emit");
+  plan::StepOutcome outcome = scheduler_.Commit(*result, collected);
   if (options_.check_invariants) CheckLaws(scheduler_);
-  Emit(std::move(outcome), plan.num_tokens, planned - started, ran - planned);
+  const double committed = Now();
+  const double run_seconds = collected - std::max(step.planned, collected_);
+  Emit(std::move(outcome), step.num_tokens, step.planned - step.begun, run_seconds);
+  lookahead_.Add(step.num_tokens, run_seconds, step.launched - step.begun);
+  collected_ = collected;
+  if (times_.wanted()) {
+    times_.Add({step.num_tokens, step.planned - step.begun, step.launched - step.planned, collected - begun, committed - collected,
+                Now() - committed, result->device_ms * 1e-3, result->sample_ms * 1e-3});
+  }
   return true;
+}
+
+bool Engine::Prepare() {
+  const absl::StatusOr<bool> more = executor_->Prepare();
+  if (!more.ok()) Fail(more.status());
+  return more.ok() && *more;
 }
 
 void Engine::Emit(plan::StepOutcome&& outcome, int32_t num_tokens, double plan_seconds, double run_seconds) {
@@ -145,7 +212,7 @@ void Engine::AbortAll() {
   for (const core::Request& request : inbox_.Take().requests) {
     outcome.events.push_back(Ended(request.id, core::FinishReason::kAbort, ""));
   }
-  if (!outcome.events.empty()) Emit(std::move(outcome), 0, 0, 0);
+  if (!outcome.events.empty()) Emit(std::move(outcome));
 }
 
 void Engine::Fail(const absl::Status& status) {

@@ -73,10 +73,13 @@ class GatedExecutor : public core::Executor {
   GatedExecutor(const fakes::FakeExecutorOptions& options, Gate* gate) : fake_(options), gate_(gate) {}
   ~GatedExecutor() override { EXPECT_EQ(fake_.violation(), ""); }
   const core::ExecutorInfo& info() const override { return fake_.info(); }
-  absl::StatusOr<core::StepResult> Run(const core::StepPlan& plan) override {
+  absl::Status Launch(const core::StepPlan& plan) override {
     gate_->Pass();
-    return fake_.Run(plan);
+    return fake_.Launch(plan);
   }
+  absl::StatusOr<core::StepResult> Collect() override { return fake_.Collect(); }
+  absl::StatusOr<bool> Prepare() override { return fake_.Prepare(); }
+  int32_t prepared() const { return fake_.prepared(); }
 
  private:
   fakes::FakeExecutor fake_;
@@ -159,10 +162,12 @@ class Reader {
   int reports_ = 0;
 };
 
-class EngineTest : public ::testing::Test {
+// Every test runs with results at once (0) and one step behind (1).
+class EngineTest : public ::testing::TestWithParam<int32_t> {
  protected:
   EngineTest() {
     fake_.info = {.num_blocks = 64, .block_size = 4, .max_rows = 8, .max_step_tokens = 32, .max_model_len = 128, .vocab_size = 500};
+    fake_.info.steps_ahead = GetParam();
     fake_.check_context = true;
     options_.check_invariants = true;
   }
@@ -173,7 +178,9 @@ class EngineTest : public ::testing::Test {
     callbacks.on_report = [this](core::StepReport&& report) { reader_.Take(std::move(report)); };
     callbacks.on_step = [this](const EngineStep& step) { on_step_(step); };
     callbacks.on_fatal = [this](const std::string& reason) { reader_.SetFatal(reason); };
-    engine_ = std::make_unique<Engine>(options_, std::make_unique<GatedExecutor>(fake_, &gate_), std::move(callbacks));
+    auto executor = std::make_unique<GatedExecutor>(fake_, &gate_);
+    executor_ = executor.get();
+    engine_ = std::make_unique<Engine>(options_, std::move(executor), std::move(callbacks));
     engine_->Start();
   }
   Request Make(SequenceId id, int32_t prompt, int32_t max_tokens) const {
@@ -193,10 +200,11 @@ class EngineTest : public ::testing::Test {
   fakes::FakeExecutorOptions fake_;
   EngineOptions options_;
   std::function<void(const EngineStep&)> on_step_ = [](const EngineStep&) {};
-  std::unique_ptr<Engine> engine_;   // last: dies first
+  GatedExecutor* executor_ = nullptr;  // the engine's
+  std::unique_ptr<Engine> engine_;     // last: dies first
 };
 
-TEST_F(EngineTest, AStreamEqualsALoneRun) {
+TEST_P(EngineTest, AStreamEqualsALoneRun) {
   Start();
   const Request request = Make(1, 40, 30);
   ASSERT_EQ(Submit(request), absl::StatusCode::kOk);
@@ -206,7 +214,7 @@ TEST_F(EngineTest, AStreamEqualsALoneRun) {
   EXPECT_EQ(stream.end.reason, FinishReason::kLength);
 }
 
-TEST_F(EngineTest, ManySequencesAtOnceFromSeveralThreads) {
+TEST_P(EngineTest, ManySequencesAtOnceFromSeveralThreads) {
   Start();
   constexpr int kThreads = 4, kEach = 20;
   std::vector<std::thread> threads;
@@ -228,7 +236,7 @@ TEST_F(EngineTest, ManySequencesAtOnceFromSeveralThreads) {
   EXPECT_EQ(reader_.load().blocks_free, 64);
 }
 
-TEST_F(EngineTest, RefusesAtTheDoorWhatCanNeverRun) {
+TEST_P(EngineTest, RefusesAtTheDoorWhatCanNeverRun) {
   Start();
   const absl::Status status = engine_->Submit(Make(1, 128, 1));
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
@@ -236,7 +244,7 @@ TEST_F(EngineTest, RefusesAtTheDoorWhatCanNeverRun) {
   EXPECT_EQ(engine_->live(), 0);
 }
 
-TEST_F(EngineTest, TheQueueIsBoundedAtTheDoor) {
+TEST_P(EngineTest, TheQueueIsBoundedAtTheDoor) {
   fake_.info.max_rows = 1;
   options_.scheduler.max_waiting = 2;
   gate_.Close();
@@ -253,7 +261,7 @@ TEST_F(EngineTest, TheQueueIsBoundedAtTheDoor) {
 }
 
 // The door counts rows as room. When blocks are what is short, the scheduler's own queue fills, and the refusal is an event.
-TEST_F(EngineTest, ARefusalBehindTheDoorIsAnEvent) {
+TEST_P(EngineTest, ARefusalBehindTheDoorIsAnEvent) {
   fake_.info.num_blocks = 4;
   options_.scheduler.max_waiting = 1;
   gate_.Close();
@@ -275,7 +283,7 @@ TEST_F(EngineTest, ARefusalBehindTheDoorIsAnEvent) {
   EXPECT_EQ(engine_->live(), 0);
 }
 
-TEST_F(EngineTest, ACancelTakesEffectAtTheNextStepBoundary) {
+TEST_P(EngineTest, ACancelTakesEffectAtTheNextStepBoundary) {
   gate_.Close();
   Start();
   ASSERT_EQ(Submit(Make(1, 3, 50)), absl::StatusCode::kOk);
@@ -286,11 +294,11 @@ TEST_F(EngineTest, ACancelTakesEffectAtTheNextStepBoundary) {
   gate_.Open();
   const Stream cancelled = reader_.WaitForEnd(1);
   EXPECT_EQ(cancelled.end.reason, FinishReason::kAbort);
-  EXPECT_EQ(cancelled.ids.size(), 1u) << "the step in flight still brought its token";
+  EXPECT_EQ(cancelled.ids.size(), GetParam() == 0 ? 1u : 0u) << "the step in flight brought its token before; one step behind it is dropped";
   EXPECT_EQ(reader_.WaitForEnd(2).ids, Expected(Make(2, 3, 5)));
 }
 
-TEST_F(EngineTest, ACancelRightBehindItsSubmissionIsNotLost) {
+TEST_P(EngineTest, ACancelRightBehindItsSubmissionIsNotLost) {
   gate_.Close();
   Start();
   ASSERT_EQ(Submit(Make(1, 3, 5)), absl::StatusCode::kOk);
@@ -304,7 +312,7 @@ TEST_F(EngineTest, ACancelRightBehindItsSubmissionIsNotLost) {
   EXPECT_THAT(cancelled.ids, IsEmpty());
 }
 
-TEST_F(EngineTest, CreditPausesAndResumesAStream) {
+TEST_P(EngineTest, CreditPausesAndResumesAStream) {
   Start();
   Request request = Make(1, 3, 9);
   request.credit = 4;
@@ -321,7 +329,7 @@ TEST_F(EngineTest, CreditPausesAndResumesAStream) {
   EXPECT_EQ(reader_.WaitForEnd(1).ids, Expected(request));
 }
 
-TEST_F(EngineTest, APoisonedRowFailsItsOwnRequestOnly) {
+TEST_P(EngineTest, APoisonedRowFailsItsOwnRequestOnly) {
   fake_.poison_id = 6;
   Start();
   const Request good = Make(1, 5, 20);
@@ -334,7 +342,7 @@ TEST_F(EngineTest, APoisonedRowFailsItsOwnRequestOnly) {
   EXPECT_EQ(reader_.WaitForEnd(1).ids, Expected(good));
 }
 
-TEST_F(EngineTest, DrainingRefusesNewWorkAndFinishesTheOld) {
+TEST_P(EngineTest, DrainingRefusesNewWorkAndFinishesTheOld) {
   gate_.Close();
   Start();
   const Request request = Make(1, 3, 20);
@@ -355,14 +363,14 @@ TEST(InboxTest, AWakeBetweenTwoWaitsIsNotLost) {
   inbox.WaitFor(std::chrono::hours(1));  // returns at once
 }
 
-TEST_F(EngineTest, AnIdleEngineReportsItsDrainAtOnce) {
+TEST_P(EngineTest, AnIdleEngineReportsItsDrainAtOnce) {
   options_.idle_report = std::chrono::hours(1);
   Start();
   engine_->BeginDrain();
   reader_.WaitForDrainReport();
 }
 
-TEST_F(EngineTest, StopAbortsWhatIsLeft) {
+TEST_P(EngineTest, StopAbortsWhatIsLeft) {
   gate_.Close();
   Start();
   ASSERT_EQ(Submit(Make(1, 3, 100)), absl::StatusCode::kOk);
@@ -380,19 +388,53 @@ TEST_F(EngineTest, StopAbortsWhatIsLeft) {
   engine_->Stop();  // again
 }
 
-TEST_F(EngineTest, ADeviceErrorEndsTheLoop) {
+TEST_P(EngineTest, ADeviceErrorEndsTheLoop) {
   fake_.fail_at_step = 4;
   Start();
   ASSERT_EQ(Submit(Make(1, 3, 100)), absl::StatusCode::kOk);
   EXPECT_THAT(reader_.WaitForFatal(), HasSubstr("fake device error"));
   const Stream stream = reader_.Get(1);
-  EXPECT_EQ(stream.ids.size(), 3u) << "the steps before it are out";
+  EXPECT_EQ(stream.ids.size(), GetParam() == 0 ? 3u : 2u) << "the steps collected before it are out";
   EXPECT_FALSE(stream.finished) << "the process ends; the router resumes elsewhere";
   EXPECT_EQ(Submit(Make(2, 3, 1)), absl::StatusCode::kUnavailable);
   engine_->Stop();
 }
 
-TEST_F(EngineTest, AnIdleEngineReportsItsLoadNowAndThen) {
+TEST_P(EngineTest, ADeviceErrorOfAStepInFlightEndsTheLoop) {
+  fake_.fail_in_collect = 4;
+  Start();
+  ASSERT_EQ(Submit(Make(1, 3, 100)), absl::StatusCode::kOk);
+  EXPECT_THAT(reader_.WaitForFatal(), HasSubstr("fake device error"));
+  EXPECT_EQ(reader_.Get(1).ids.size(), 3u);
+  engine_->Stop();
+}
+
+// While a long step runs, the next is not planned yet: a request that comes meanwhile is in it.
+TEST_P(EngineTest, ARequestDuringALongStepIsInTheNext) {
+  fake_.step_delay_us = 100000;
+  options_.plan_late = true;
+  Start();
+  ASSERT_EQ(Submit(Make(1, 3, 50)), absl::StatusCode::kOk);
+  reader_.WaitForTokens(1, 4);  // the engine knows by now how long a step takes
+  const size_t before = reader_.Get(1).ids.size();
+  ASSERT_EQ(Submit(Make(2, 3, 1)), absl::StatusCode::kOk);
+  EXPECT_EQ(reader_.WaitForEnd(2).ids, Expected(Make(2, 3, 1)));
+  EXPECT_LE(reader_.Get(1).ids.size(), before + 2) << "the step in flight, and the one with both";
+}
+
+// The executor prepares once nothing has come for a while, and a request ends that.
+TEST_P(EngineTest, AQuietEngineLetsItsExecutorPrepare) {
+  options_.idle_report = std::chrono::milliseconds(1);
+  fake_.preparations = 5;
+  Start();
+  reader_.WaitForReports(3);
+  EXPECT_EQ(executor_->prepared(), 5);
+  const Request request = Make(1, 4, 9);
+  ASSERT_EQ(Submit(request), absl::StatusCode::kOk);
+  EXPECT_EQ(reader_.WaitForEnd(1).ids, Expected(request));
+}
+
+TEST_P(EngineTest, AnIdleEngineReportsItsLoadNowAndThen) {
   options_.idle_report = std::chrono::milliseconds(1);
   Start();
   reader_.WaitForReports(3);
@@ -400,7 +442,7 @@ TEST_F(EngineTest, AnIdleEngineReportsItsLoadNowAndThen) {
   EXPECT_EQ(reader_.load().steps, 0u);
 }
 
-TEST_F(EngineTest, EveryStepIsToldToTheMetrics) {
+TEST_P(EngineTest, EveryStepIsToldToTheMetrics) {
   int32_t tokens = 0;
   int finished = 0;
   uint64_t steps = 0;
@@ -420,7 +462,7 @@ TEST_F(EngineTest, EveryStepIsToldToTheMetrics) {
   EXPECT_EQ(steps, 6u) << "two chunks of a prompt of 40, four decodes";
 }
 
-TEST_F(EngineTest, FewBlocksCostTimeAndNoToken) {
+TEST_P(EngineTest, FewBlocksCostTimeAndNoToken) {
   fake_.info.num_blocks = 32;  // one sequence of the longest length
   uint64_t preemptions = 0;
   on_step_ = [&](const EngineStep& step) { preemptions = step.counters.preemptions; };
@@ -430,6 +472,8 @@ TEST_F(EngineTest, FewBlocksCostTimeAndNoToken) {
   engine_->Stop();
   EXPECT_GT(preemptions, 0u);
 }
+
+INSTANTIATE_TEST_SUITE_P(StepsAhead, EngineTest, ::testing::Values(0, 1));
 
 }  // namespace
 }  // namespace phalanx::worker

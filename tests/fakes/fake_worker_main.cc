@@ -44,6 +44,7 @@ void Bind(services::OptionSet& set, Flags& f) {
   set.Group("Behaviour");
   set.Add("step-delay-us", &f.executor.step_delay_us, "every step takes at least this", {.unit = "us", .min = 0});
   set.Add("token-delay-us", &f.executor.token_delay_us, "plus this for each token computed", {.unit = "us", .min = 0});
+  set.Add("steps-ahead", &info.steps_ahead, "1: results come one step behind, as from a GPU", {.min = 0, .max = 1});
   set.Add("fail-at-step", &f.executor.fail_at_step, "the device fails at this step; -1 = never");
   set.Add("poison-id", &f.executor.poison_id, "a prompt that begins with this id gets NaN rows; -1 = none");
 }

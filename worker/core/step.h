@@ -3,8 +3,8 @@
 // Neighbours: worker/plan writes plans, worker/exec runs them, worker/tp carries the bytes to other ranks unchanged.
 //
 // A sequence on the device has a row (0 .. max_num_seqs - 1) from the step that adds it to the step that removes it (finish or
-// preemption). Decode slices carry no token ids: exec keeps each row's last token. A plan applies in this order: `removed`, `added`,
-// `new_blocks`, then the slices run.
+// preemption). Decode slices carry no token ids: exec keeps each row's last token, which nobody on the host may know yet when the plan
+// is made. A plan applies in this order: `removed`, `added`, `new_blocks`, then the slices run.
 #pragma once
 
 #include <cstdint>
@@ -64,6 +64,8 @@ struct SliceResult {
 struct StepResult {
   uint64_t step = 0;
   std::vector<SliceResult> slices;
+  float device_ms = -1;               // the device's own time for the step, and for the draws in it; -1 = not measured
+  float sample_ms = -1;
 };
 
 // Bytes for the control channel; Parse(Serialize(p)) == p. Errors of Parse: kInvalidArgument on any malformed input.

@@ -33,6 +33,9 @@ struct WorkerSetup {
   int32_t block_size = 4;
   int32_t num_blocks = 0;             // 0 = room for max_num_seqs sequences of max_model_len
   bool prefix_caching = true;
+  int32_t steps_ahead = -1;           // as in ExecutorOptions
+  bool graphs = true;
+  const kernels::Table* table = kernels::CpuTable();
   kernels::DeviceOptions device{};
 };
 
@@ -66,6 +69,8 @@ inline ExecutorOptions OptionsOf(const WorkerSetup& setup, const model::ModelCon
   options.max_num_seqs = setup.max_num_seqs;
   options.max_num_batched_tokens = setup.max_num_batched_tokens;
   options.block_size = setup.block_size;
+  options.steps_ahead = setup.steps_ahead;
+  options.graphs = setup.graphs;
   const int32_t one = (setup.max_model_len + setup.block_size - 1) / setup.block_size;
   const int32_t blocks = setup.num_blocks > 0 ? setup.num_blocks : one * setup.max_num_seqs;
   options.kv_cache_bytes = blocks * BlockBytes(config, setup.dtype, setup.block_size);
@@ -78,7 +83,7 @@ inline Outputs RunAll(const WorkerSetup& setup, const std::vector<core::Request>
                    const std::function<void(Engine&, const core::SequenceEvent&, const Output&)>& on_event = nullptr) {
   const auto config = model::ReadModelConfig(PathOf(setup));
   EXPECT_TRUE(config.ok()) << config.status();
-  const model::TestDevice device(*kernels::CpuTable(), setup.device);
+  const model::TestDevice device(*setup.table, setup.device);
   auto executor = MakeExecutor(device.table(), device.get(), OptionsOf(setup, *config));
   EXPECT_TRUE(executor.ok()) << executor.status();
   if (!executor.ok()) return {};

@@ -25,10 +25,12 @@ struct ExecutorOptions {
   uint64_t kv_cache_bytes = 0;            // 0 = from gpu_memory_utilization of free memory
   double gpu_memory_utilization = 0.92;
   bool graphs = true;                     // record decode steps where the table has graphs; false: --enforce-eager
+  int32_t steps_ahead = -1;               // core::ExecutorInfo's; -1 = 1 where the table's operations return before they have finished
   std::function<void(double)> progress;   // loading, 0..1
+  model::LoadFormat load_format = model::LoadFormat::kAuto;
 };
 
-// Loads the model, takes all memory, warms every path. Errors: the model's; kResourceExhausted if the KV cache would not hold one
+// Loads the model, takes all memory, warms what the first requests will use. Errors: the model's; kResourceExhausted if the KV cache would not hold one
 // sequence of max_model_len (says how much is needed and which flag helps).
 absl::StatusOr<std::unique_ptr<core::Executor>> MakeExecutor(const kernels::Table& table, kernels::Device* device,
                                                              const ExecutorOptions& options);

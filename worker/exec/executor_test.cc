@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "worker/exec/exec_test_util.h"
+#include "worker/exec/lazy_table.h"
 
 namespace phalanx::worker::exec {
 namespace {
@@ -141,6 +142,44 @@ TEST_P(IdentityTest, ChunksNeighboursAndTheCacheChangeNothing) {
   }
 }
 
+// One step planned and launched before the results of the last are in; ids go from step to step on the device.
+TEST_P(IdentityTest, AStepAheadChangesNothing) {
+  for (const int32_t tokens : {7, 512}) {
+    for (const bool caching : {false, true}) {
+      SCOPED_TRACE("max_num_batched_tokens " + std::to_string(tokens) + (caching ? ", prefix cache" : ""));
+      WorkerSetup setup = base_;
+      setup.steps_ahead = 1;
+      setup.max_num_batched_tokens = tokens;
+      setup.prefix_caching = caching;
+      ExpectAsAlone(RunAll(setup, requests_));
+      setup.num_blocks = setup.max_model_len / setup.block_size;
+      const Outputs tight = RunAll(setup, requests_);
+      ExpectAsAlone(tight);
+      EXPECT_GT(tight.counters.preemptions, 0u);
+      if (HasFailure()) return;
+    }
+  }
+}
+
+// On a stream that does nothing until it is waited for, with recorded decode steps.
+TEST_P(IdentityTest, ADeviceThatLagsBehindChangesNothing) {
+  for (const bool graphs : {true, false}) {
+    for (const int32_t blocks : {0, base_.max_model_len / base_.block_size}) {
+      SCOPED_TRACE(std::string(graphs ? "graphs" : "eager") + ", blocks " + std::to_string(blocks));
+      LazyStream::Get().Reset();
+      WorkerSetup setup = base_;
+      setup.table = LazyTable();
+      setup.graphs = graphs;
+      setup.max_num_batched_tokens = 24;
+      setup.num_blocks = blocks;
+      ExpectAsAlone(RunAll(setup, requests_));
+      EXPECT_EQ(LazyStream::Get().graphs_launched > 20, graphs);
+      EXPECT_GT(LazyStream::Get().steps_waited_with_work_behind, 20) << "the next step was there before the wait for the last";
+      if (HasFailure()) return;
+    }
+  }
+}
+
 TEST_P(IdentityTest, PreemptionChangesNothing) {
   for (const int32_t tokens : {5, 512}) {
     for (const bool caching : {false, true}) {
@@ -228,6 +267,19 @@ std::vector<IdentityCase> Cases() {
 }
 
 INSTANTIATE_TEST_SUITE_P(Fixtures, IdentityTest, ::testing::ValuesIn(Cases()), [](const auto& info) { return info.param.name; });
+
+// The twin's table, with results at once and one step behind.
+TEST(ExecutorTest, TheReferenceGivesTheSameStreamsAStepAhead) {
+  WorkerSetup setup;
+  setup.table = kernels::ReferenceTable();
+  setup.max_num_batched_tokens = 16;
+  std::vector<Request> requests = Mixture(setup.model);
+  for (Request& request : requests) request.max_tokens = 8;
+  const Outputs at_once = RunAll(setup, requests);
+  setup.steps_ahead = 1;
+  const Outputs behind = RunAll(setup, requests);
+  for (const Request& request : requests) ExpectSame(behind.of.at(request.id), at_once.of.at(request.id));
+}
 
 TEST(ExecutorTest, GreedyStreamsAreTransformers) {
   for (const std::string& model : model::FixtureNames()) {

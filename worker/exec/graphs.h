@@ -1,15 +1,17 @@
 // worker/exec/graphs.h: recorded forward passes of decode steps, one for each padded shape: one launch replaces hundreds.
 // Refuses to know: what a pass does, sampling. Thread: the engine thread. Neighbours: executor.cc runs its passes here, inputs.h pads.
 //
-// A shape is run plainly the first time (libraries choose their algorithms then), recorded the second time, replayed from then on. So
-// nothing is recorded before somebody needs it, and readiness does not wait.
+// A shape that comes for the first time is run plainly (libraries choose their algorithms and load their code then) and recorded right
+// behind, while the device is busy with it; from then on it is replayed. Whoever wants a shape recorded before it is needed runs it over
+// padding alone.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <optional>
-#include <utility>
+#include <tuple>
+#include <vector>
 
 #include "kernels/kernels.h"
 #include "services/status.h"
@@ -30,21 +32,21 @@ class DecodeGraphs {
   // The shape that a step is padded to; nullopt: it holds more than one row of a sequence, or too many rows.
   std::optional<Padding> ShapeOf(const core::StepPlan& plan) const;
   // Does what `pass` does for inputs of this shape: by calling it, or by replaying what it did. `pass` must put all its work on the
-  // default stream and depend on nothing but device memory at fixed addresses.
-  absl::Status Run(const Padding& shape, const std::function<absl::Status()>& pass);
+  // default stream, depend on nothing but device memory at fixed addresses, and bear to be called twice. `variant` tells passes apart
+  // that do different things for one shape.
+  absl::Status Run(const Padding& shape, int32_t variant, const std::function<absl::Status()>& pass);
+  bool Has(const Padding& shape, int32_t variant) const { return graphs_.contains({shape.rows, shape.context, variant}); }
+  // Every shape there can be, short contexts first and many rows first.
+  std::vector<Padding> AllShapes() const;
 
  private:
-  struct Entry {
-    bool warm = false;
-    kernels::Graph graph = nullptr;
-  };
-  absl::Status Record(Entry* entry, const std::function<absl::Status()>& pass);
+  absl::StatusOr<kernels::Graph> Record(const std::function<absl::Status()>& pass);
 
   const kernels::Table& table_;
   kernels::Device* const device_;
   const int32_t max_rows_;
   const int32_t max_context_;
-  std::map<std::pair<int32_t, int32_t>, Entry> entries_;  // by rows and context
+  std::map<std::tuple<int32_t, int32_t, int32_t>, kernels::Graph> graphs_;  // by rows, context and variant
 };
 
 // Rows are padded to 1, 2, 4, then multiples of 8 up to 256, then of 16; contexts to powers of two from 512 on.

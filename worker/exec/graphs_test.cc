@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace phalanx::worker::exec {
@@ -47,25 +48,41 @@ core::StepPlan Decodes(std::vector<int32_t> starts) {
   return plan;
 }
 
-TEST_F(DecodeGraphsTest, AShapeIsRunThenRecordedThenReplayed) {
+TEST_F(DecodeGraphsTest, AShapeIsRunAndRecordedThenReplayed) {
   {
     DecodeGraphs graphs(table_, nullptr, 64, 4096);
-    for (int i = 0; i < 3; ++i) EXPECT_TRUE(graphs.Run({8, 512}, pass_).ok());
+    EXPECT_FALSE(graphs.Has({8, 512}, 0));
+    for (int i = 0; i < 3; ++i) EXPECT_TRUE(graphs.Run({8, 512}, 0, pass_).ok());
     EXPECT_THAT(calls, ElementsAre("pass", "begin", "pass", "end", "launch 1", "launch 1"));
+    EXPECT_TRUE(graphs.Has({8, 512}, 0));
     calls.clear();
-    for (int i = 0; i < 2; ++i) EXPECT_TRUE(graphs.Run({8, 1024}, pass_).ok());
-    EXPECT_TRUE(graphs.Run({8, 512}, pass_).ok());
+    for (int i = 0; i < 2; ++i) EXPECT_TRUE(graphs.Run({8, 1024}, 0, pass_).ok());
+    EXPECT_TRUE(graphs.Run({8, 512}, 0, pass_).ok());
     EXPECT_THAT(calls, ElementsAre("pass", "begin", "pass", "end", "launch 2", "launch 1"));
     calls.clear();
+    EXPECT_TRUE(graphs.Run({8, 512}, 1, pass_).ok());
+    EXPECT_THAT(calls, ElementsAre("pass", "begin", "pass", "end")) << "another pass for the same shape";
+    calls.clear();
   }
-  EXPECT_THAT(calls, ElementsAre("destroy 1", "destroy 2"));
+  EXPECT_THAT(calls, ElementsAre("destroy 1", "destroy 3", "destroy 2"));
 }
 
 TEST_F(DecodeGraphsTest, AFailedPassEndsItsRecordingAndIsTheError) {
   DecodeGraphs graphs(table_, nullptr, 64, 4096);
-  EXPECT_TRUE(graphs.Run({8, 512}, pass_).ok());
-  EXPECT_FALSE(graphs.Run({8, 512}, [] { return absl::InternalError("broken"); }).ok());
-  EXPECT_THAT(calls, ElementsAre("pass", "begin", "end"));
+  int passes = 0;
+  EXPECT_FALSE(graphs.Run({8, 512}, 0, [&] { return ++passes == 2 ? absl::InternalError("broken") : absl::OkStatus(); }).ok());
+  EXPECT_THAT(calls, ElementsAre("begin", "end", "destroy 1"));
+  EXPECT_FALSE(graphs.Has({8, 512}, 0));
+}
+
+TEST(DecodeGraphs, AllShapesAreThoseThatStepsGet) {
+  const kernels::Table table = Recorder();
+  std::vector<std::pair<int32_t, int32_t>> shapes;
+  for (const Padding& shape : DecodeGraphs(table, nullptr, 20, 1500).AllShapes()) shapes.emplace_back(shape.rows, shape.context);
+  using P = std::pair<int32_t, int32_t>;
+  EXPECT_THAT(shapes, ElementsAre(P(20, 512), P(16, 512), P(8, 512), P(4, 512), P(2, 512), P(1, 512), P(20, 1024), P(16, 1024), P(8, 1024),
+                                  P(4, 1024), P(2, 1024), P(1, 1024), P(20, 1500), P(16, 1500), P(8, 1500), P(4, 1500), P(2, 1500),
+                                  P(1, 1500)));
 }
 
 TEST(DecodeGraphs, OnlyPlainDecodesThatFitHaveAShape) {

@@ -1,16 +1,15 @@
-// worker/exec/inputs.h: a plan's slices as the index arrays that a forward pass reads, in one upload.
+// worker/exec/inputs.h: a plan's slices as the index arrays that a forward pass reads.
 // Refuses to know: sampling options, weights. Thread: the engine thread.
-// Neighbours: rows.h has the block tables, executor.cc hands the result to the model.
+// Neighbours: rows.h has the block tables, staging.h the memory, executor.cc hands the result to the model.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
 #include "kernels/kernels.h"
-#include "services/status.h"
 #include "worker/core/step.h"
 #include "worker/exec/rows.h"
-#include "worker/model/device.h"
+#include "worker/exec/staging.h"
 
 namespace phalanx::worker::exec {
 
@@ -22,7 +21,9 @@ struct WantedRow {
 };
 
 struct StepInputs {
-  const int32_t* token_ids = nullptr;    // [num_tokens], device memory
+  int32_t* token_ids = nullptr;          // [num_tokens], device memory
+  const int32_t* from = nullptr;         // [num_tokens], device memory: which draw of the launch before is the row's id; -1: it is there
+  bool takes = false;                    // some row's id comes from that launch
   kernels::StepLayout layout{};
   const int32_t* logit_rows = nullptr;   // [wanted], device memory
 };
@@ -36,28 +37,23 @@ struct Padding {
 
 class InputBuilder {
  public:
-  // All memory is taken here. `max_blocks`: blocks of the longest sequence.
-  static absl::StatusOr<InputBuilder> Create(const kernels::Table& table, kernels::Device* device, int32_t max_tokens, int32_t max_rows,
-                                             int32_t max_blocks, int32_t block_size, model::DeviceMemory* memory);
+  InputBuilder(int32_t max_tokens, int32_t block_size);
+  // What the arrays of the largest step take of a Staging. `max_blocks`: blocks of the longest sequence.
+  static uint64_t StagingBytes(int32_t max_tokens, int32_t max_rows, int32_t max_blocks);
 
-  // Fills and uploads the arrays of one step. Valid until the next call. Padding is for plans of one row a sequence.
-  absl::StatusOr<StepInputs> Build(const core::StepPlan& plan, const RowTable& rows, const Padding& padding = {});
+  // Places and fills the arrays of one step, to be uploaded by the caller. Padding is for plans of one row a sequence, or of none.
+  StepInputs Build(const core::StepPlan& plan, const RowTable& rows, const Padding& padding, Staging* staging);
   const std::vector<WantedRow>& wanted() const { return wanted_; }
   int32_t num_sampled() const { return num_sampled_; }
 
  private:
-  InputBuilder(const kernels::Table& table, kernels::Device* device, int32_t block_size)
-      : table_(&table), device_(device), block_size_(block_size) {}
-  void FillTokens(const core::StepPlan& plan, const RowTable& rows, int32_t tokens);
-  void FillWanted(const core::StepPlan& plan, const RowTable& rows, int32_t* logit_rows);
+  void FillTokens(const core::StepPlan& plan, const RowTable& rows, int32_t tokens, Staging* staging, StepInputs* inputs) const;
+  void FillWanted(const core::StepPlan& plan, const RowTable& rows);
 
-  const kernels::Table* table_;
-  kernels::Device* device_;
-  int32_t block_size_;
-  int32_t max_tokens_ = 0;
-  int32_t* host_ = nullptr;     // staging of the arrays below, one after another
-  int32_t* on_device_ = nullptr;
+  const int32_t max_tokens_;
+  const int32_t block_size_;
   std::vector<WantedRow> wanted_;
+  std::vector<int32_t> logit_rows_;   // of `wanted_`
   int32_t num_sampled_ = 0;
 };
 

@@ -14,6 +14,7 @@ namespace {
 
 using core::StepPlan;
 using ::testing::AllOf;
+using ::testing::Each;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
@@ -123,10 +124,33 @@ TEST(RowTableTest, OutputsAreKeptOnlyWhereBadWordsLookBack) {
   plan.added[1].sampling.bad_words = {{1, 2}};
   plan.added[1].output_ids = {9};
   rows.Apply(plan);
-  for (const int32_t row : {0, 1}) rows.SetLastToken(row, 50 + row);
+  for (const int32_t row : {0, 1}) rows.SetLastToken(row, rows.at(row).owner, 1, 50 + row);
   EXPECT_EQ(rows.at(0).last_token, 50);
   EXPECT_THAT(rows.at(0).sequence.output_ids, IsEmpty());
   EXPECT_THAT(rows.at(1).sequence.output_ids, ElementsAre(9, 51));
+}
+
+// Two launches in flight, then the results of the first: the row's last token is still the second's.
+TEST(RowTableTest, ALastTokenIsOnTheDeviceUntilItsOwnLaunchIsCollected) {
+  RowTable rows(1, 8, 4);
+  StepPlan plan;
+  plan.added = {Added(0, 5)};
+  rows.Apply(plan);
+  const uint64_t owner = rows.at(0).owner;
+  rows.MarkDrawn(0, /*launch=*/1, /*at=*/3);
+  rows.MarkDrawn(0, 2, 1);
+  rows.SetLastToken(0, owner, 1, 50);
+  EXPECT_EQ(rows.at(0).drawn_in, 2u);
+  EXPECT_EQ(rows.at(0).drawn_at, 1);
+  rows.SetLastToken(0, owner, 2, 51);
+  EXPECT_EQ(rows.at(0).drawn_in, 0u);
+  EXPECT_EQ(rows.at(0).last_token, 51);
+  StepPlan next;
+  next.removed = {0};
+  next.added = {Added(0, 2)};
+  rows.Apply(next);
+  rows.SetLastToken(0, owner, 3, 52);
+  EXPECT_EQ(rows.at(0).last_token, -1) << "what was drawn for the row's former owner";
 }
 
 TEST(RowTableDeathTest, ABrokenPlanDies) {
@@ -158,8 +182,14 @@ class InputBuilderTest : public ::testing::Test {
 
   const model::TestDevice device_{*kernels::CpuTable()};
   model::DeviceMemory memory_{device_.table(), device_.get()};
-  InputBuilder inputs_ = *InputBuilder::Create(device_.table(), device_.get(), /*max_tokens=*/16, /*max_rows=*/3, /*max_blocks=*/4,
-                                               /*block_size=*/4, &memory_);
+  StepInputs Build(const StepPlan& plan, const Padding& padding = {}) {
+    staging_.Begin();
+    const StepInputs inputs = inputs_.Build(plan, rows_, padding, &staging_);
+    EXPECT_TRUE(staging_.Upload().ok());
+    return inputs;
+  }
+  Staging staging_ = *Staging::Create(device_.table(), device_.get(), InputBuilder::StagingBytes(16, 3, 4), &memory_);
+  InputBuilder inputs_{/*max_tokens=*/16, /*block_size=*/4};
   RowTable rows_{3, 8, 4};
 };
 
@@ -170,7 +200,7 @@ TEST_F(InputBuilderTest, AMixedStep) {
   before.added[2].prompt_ids = {20, 21, 22, 23};
   before.new_blocks = {{0, {7, 2}}, {1, {3}}, {2, {5}}};
   rows_.Apply(before);
-  rows_.SetLastToken(1, 77);
+  rows_.SetLastToken(1, rows_.at(1).owner, 1, 77);
 
   StepPlan plan;
   plan.slices = {{.row = 0, .start = 3, .count = 3, .token_offset = 0, .sample = false},
@@ -179,10 +209,11 @@ TEST_F(InputBuilderTest, AMixedStep) {
   plan.tokens = {13, 14, 15, 21, 22, 23};
   plan.num_tokens = 7;
   rows_.Apply(plan);
-  const auto step = inputs_.Build(plan, rows_);
-  ASSERT_TRUE(step.ok()) << step.status();
-  const kernels::StepLayout& layout = step->layout;
-  EXPECT_THAT(Read(step->token_ids, 7), ElementsAre(13, 14, 15, 77, 21, 22, 23));
+  const StepInputs step = Build(plan);
+  const kernels::StepLayout& layout = step.layout;
+  EXPECT_THAT(Read(step.token_ids, 7), ElementsAre(13, 14, 15, 77, 21, 22, 23));
+  EXPECT_THAT(Read(step.from, 7), Each(-1));
+  EXPECT_FALSE(step.takes);
   EXPECT_THAT(Read(layout.positions, 7), ElementsAre(3, 4, 5, 2, 1, 2, 3));
   EXPECT_THAT(Read(layout.slots, 7), ElementsAre(7 * 4 + 3, 2 * 4, 2 * 4 + 1, 3 * 4 + 2, 5 * 4 + 1, 5 * 4 + 2, 5 * 4 + 3));
   EXPECT_EQ(layout.num_sequences, 3);
@@ -196,7 +227,7 @@ TEST_F(InputBuilderTest, AMixedStep) {
   // Drawn rows first: the decode and the end of the last prompt. Then rows whose next id is a prompt id.
   EXPECT_EQ(inputs_.num_sampled(), 2);
   ASSERT_EQ(inputs_.wanted().size(), 4u);
-  EXPECT_THAT(Read(step->logit_rows, 4), ElementsAre(3, 6, 4, 5));
+  EXPECT_THAT(Read(step.logit_rows, 4), ElementsAre(3, 6, 4, 5));
   EXPECT_EQ(inputs_.wanted()[0].position, 3);
   EXPECT_EQ(inputs_.wanted()[1].position, 4);
   EXPECT_EQ(inputs_.wanted()[2].prompt_id, 22);
@@ -213,32 +244,38 @@ TEST_F(InputBuilderTest, APaddedDecode) {
                  {.row = 1, .start = 2, .count = 1, .token_offset = -1, .sample = true}};
   plan.num_tokens = 2;
   rows_.Apply(plan);
-  rows_.SetLastToken(0, 50);
-  rows_.SetLastToken(1, 51);
-  const auto step = inputs_.Build(plan, rows_, {.rows = 3, .context = 16});
-  ASSERT_TRUE(step.ok()) << step.status();
-  const kernels::StepLayout& layout = step->layout;
+  rows_.SetLastToken(0, rows_.at(0).owner, 1, 50);
+  rows_.MarkDrawn(1, 2, /*at=*/4);  // in flight
+  const StepInputs step = Build(plan, {.rows = 3, .context = 16});
+  const kernels::StepLayout& layout = step.layout;
   EXPECT_EQ(layout.num_tokens, 3);
   EXPECT_EQ(layout.num_sequences, 3);
   EXPECT_EQ(layout.max_query_length, 1);
   EXPECT_EQ(layout.max_context_length, 16);
-  EXPECT_THAT(Read(step->token_ids, 3), ElementsAre(50, 51, 0));
+  EXPECT_THAT(Read(step.token_ids, 3), ElementsAre(50, -1, 0));
+  EXPECT_THAT(Read(step.from, 3), ElementsAre(-1, 4, -1));
+  EXPECT_TRUE(step.takes);
   EXPECT_THAT(Read(layout.positions, 3), ElementsAre(5, 2, 0));
   EXPECT_THAT(Read(layout.slots, 3), ElementsAre(2 * 4 + 1, 3 * 4 + 2, -1));
   EXPECT_THAT(Read(layout.query_start, 4), ElementsAre(0, 1, 2, 3));
   EXPECT_THAT(Read(layout.context_length, 3), ElementsAre(6, 3, 1));
   EXPECT_EQ(layout.max_blocks, 4);
   EXPECT_THAT(Read(layout.block_table, 12), ElementsAre(7, 2, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0));
-  EXPECT_THAT(Read(step->logit_rows, 3), ElementsAre(0, 1, 2));
+  EXPECT_THAT(Read(step.logit_rows, 3), ElementsAre(0, 1, 2));
   EXPECT_EQ(inputs_.wanted().size(), 2u);
   // Another step of the shape has its arrays in the same places.
   plan.slices.pop_back();
   plan.num_tokens = 1;
   plan.added.clear();
   plan.new_blocks.clear();
-  const auto again = inputs_.Build(plan, rows_, {.rows = 3, .context = 16});
-  EXPECT_EQ(again->layout.block_table, layout.block_table);
-  EXPECT_EQ(again->logit_rows, step->logit_rows);
+  const StepInputs again = Build(plan, {.rows = 3, .context = 16});
+  EXPECT_EQ(again.layout.block_table, layout.block_table);
+  EXPECT_EQ(again.logit_rows, step.logit_rows);
+  // And one of padding alone.
+  const StepInputs nobody = Build({}, {.rows = 3, .context = 16});
+  EXPECT_EQ(nobody.logit_rows, step.logit_rows);
+  EXPECT_THAT(Read(nobody.layout.slots, 3), Each(-1));
+  EXPECT_THAT(Read(nobody.layout.context_length, 3), Each(1));
 }
 
 TEST_F(InputBuilderTest, AnUnfinishedChunkWantsNothing) {
@@ -249,7 +286,7 @@ TEST_F(InputBuilderTest, AnUnfinishedChunkWantsNothing) {
   plan.tokens = {1, 2, 3, 4};
   plan.num_tokens = 4;
   rows_.Apply(plan);
-  ASSERT_TRUE(inputs_.Build(plan, rows_).ok());
+  Build(plan);
   EXPECT_EQ(inputs_.num_sampled(), 0);
   EXPECT_THAT(inputs_.wanted(), IsEmpty());
 }

@@ -20,7 +20,9 @@ void RowTable::Apply(const core::StepPlan& plan) {
     row.used = true;
     row.sequence = added;
     row.keeps_outputs = !added.sampling.bad_words.empty();
+    row.owner = ++owners_;
     row.last_token = added.output_ids.empty() ? -1 : added.output_ids.back();
+    row.drawn_in = 0;
   }
   for (const core::NewBlocks& fresh : plan.new_blocks) {
     PHX_CHECK(in_range(fresh.row) && rows_[fresh.row].used);
@@ -37,9 +39,17 @@ void RowTable::Apply(const core::StepPlan& plan) {
   }
 }
 
-void RowTable::SetLastToken(int32_t row, int32_t id) {
-  rows_[row].last_token = id;
-  if (rows_[row].keeps_outputs) rows_[row].sequence.output_ids.push_back(id);
+void RowTable::MarkDrawn(int32_t row, uint64_t launch, int32_t at) {
+  rows_[row].drawn_in = launch;
+  rows_[row].drawn_at = at;
+}
+
+void RowTable::SetLastToken(int32_t index, uint64_t owner, uint64_t launch, int32_t id) {
+  Row& row = rows_[index];
+  if (!row.used || row.owner != owner) return;
+  if (row.drawn_in == launch) row.drawn_in = 0;
+  row.last_token = id;
+  if (row.keeps_outputs) row.sequence.output_ids.push_back(id);
 }
 
 }  // namespace phalanx::worker::exec

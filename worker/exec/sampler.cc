@@ -13,7 +13,7 @@ namespace {
 using kernels::kMaxTopLogprobs;
 using kernels::SamplingRow;
 
-constexpr size_t kFirstBiasCapacity = 4096;
+constexpr size_t kFirstBiasCapacity = 65536;
 constexpr float kBanned = -std::numeric_limits<float>::infinity();
 
 SamplingRow MakeOptions(const core::SamplingOptions& options, int32_t row, int32_t position) {
@@ -61,19 +61,22 @@ absl::Status Sampler::TakeMemory() {
   PHX_RETURN_IF_ERROR(take(rows * mask_words() * 4, &masks_));
   PHX_RETURN_IF_ERROR(take(rows * mask_words() * 4, &prompt_seen_));
   PHX_RETURN_IF_ERROR(take(rows * shape_.vocab * 4, &output_counts_));
-  PHX_RETURN_IF_ERROR(take(rows * sizeof(SamplingRow), &options_));
-  PHX_RETURN_IF_ERROR(take(uint64_t{8} * shape_.max_wanted, &prompt_ids_));
-  const uint64_t out_bytes = uint64_t{4} * shape_.max_chunk * (3 + 2 * kMaxTopLogprobs);
+  const uint64_t out_bytes = uint64_t{4} * shape_.max_wanted * (3 + 2 * kMaxTopLogprobs);
   PHX_ASSIGN_OR_RETURN(void* out, memory_.Take(out_bytes, "sampling"));
-  PHX_ASSIGN_OR_RETURN(void* host_out, memory_.TakeHost(out_bytes, "sampling"));
   out_ = Carve(out);
-  host_out_ = Carve(host_out);
-  host_options_.reserve(rows);
-  return absl::OkStatus();
+  for (Turn& turn : turns_) {
+    PHX_ASSIGN_OR_RETURN(void* host_out, memory_.TakeHost(out_bytes, "sampling"));
+    turn.out = Carve(host_out);
+  }
+  return TakeBiases(kFirstBiasCapacity);
+}
+
+uint64_t Sampler::StagingBytes(const SamplerShape& shape) {
+  return uint64_t(shape.max_rows) * sizeof(SamplingRow) + uint64_t{8} * shape.max_wanted + 3 * Staging::kAlignment;
 }
 
 Sampler::Outputs Sampler::Carve(void* memory) const {
-  const int64_t rows = shape_.max_chunk;
+  const int64_t rows = shape_.max_wanted;
   auto* ints = static_cast<int32_t*>(memory);
   auto* floats = static_cast<float*>(memory);
   return {ints, floats + rows, ints + 2 * rows, ints + 3 * rows, floats + (3 + kMaxTopLogprobs) * rows};
@@ -117,125 +120,145 @@ void Sampler::AddBiases(const Row& row, int32_t num_outputs) {
   }
 }
 
+absl::Status Sampler::TakeBiases(size_t capacity) {
+  PHX_ASSIGN_OR_RETURN(void* memory, memory_.Take(capacity * 8, "logit biases"));
+  bias_capacity_ = capacity;
+  bias_ids_ = static_cast<int32_t*>(memory);
+  bias_values_ = static_cast<float*>(memory) + capacity;
+  return absl::OkStatus();
+}
+
 absl::Status Sampler::UploadBiases() {
   const size_t count = host_bias_ids_.size();
   if (count == 0) return absl::OkStatus();
-  if (count > bias_capacity_) {
-    bias_capacity_ = std::max({kFirstBiasCapacity, 2 * bias_capacity_, count});
-    PHX_ASSIGN_OR_RETURN(void* memory, memory_.Take(bias_capacity_ * 8, "logit biases"));
-    bias_ids_ = static_cast<int32_t*>(memory);
-    bias_values_ = static_cast<float*>(memory) + bias_capacity_;
-  }
+  if (count > bias_capacity_) PHX_RETURN_IF_ERROR(TakeBiases(std::max(2 * bias_capacity_, count)));
   PHX_RETURN_IF_ERROR(Copy(bias_ids_, host_bias_ids_.data(), count * 4));
   return Copy(bias_values_, host_bias_values_.data(), count * 4);
 }
 
-absl::Status Sampler::Prepare(const core::StepPlan& plan, const RowTable& rows, std::span<const WantedRow> wanted, int32_t num_sampled) {
-  host_options_.clear();
+absl::Status Sampler::Prepare(const core::StepPlan& plan, const RowTable& rows, std::span<const WantedRow> wanted, int32_t num_sampled,
+                              int32_t padded_rows, Staging* staging) {
+  turn_ = staging->turn();
+  Turn& turn = turns_[turn_];
+  turn.num_sampled = num_sampled;
+  turn.num_logprobs.clear();
+  turn.prompt.clear();
   host_bias_ids_.clear();
   host_bias_values_.clear();
-  host_prompt_.clear();
-  num_logprobs_.clear();
-  num_sampled_ = num_sampled;
-  any_mask_ = any_state_ = false;
-  for (const WantedRow& want : wanted.first(num_sampled)) {
+  const int32_t draws = std::max(num_sampled, padded_rows);
+  const auto options = staging->Place<SamplingRow>(draws);
+  options_ = options.device;
+  for (int32_t i = 0; i < num_sampled; ++i) {
+    const WantedRow& want = wanted[i];
     const int32_t index = plan.slices[want.slice].row;
     const Row& row = rows.at(index);
-    SamplingRow options = MakeOptions(row.sequence.sampling, index, want.position);
-    options.bias_begin = static_cast<int32_t>(host_bias_ids_.size());
+    SamplingRow& out = options.host[i] = MakeOptions(row.sequence.sampling, index, want.position);
+    out.bias_begin = static_cast<int32_t>(host_bias_ids_.size());
     AddBiases(row, want.position - row.sequence.prompt_length);
-    options.bias_end = static_cast<int32_t>(host_bias_ids_.size());
-    any_mask_ |= options.mask >= 0;
-    any_state_ |= options.state >= 0;
-    host_options_.push_back(options);
-    num_logprobs_.push_back(options.num_logprobs);
+    out.bias_end = static_cast<int32_t>(host_bias_ids_.size());
+    turn.num_logprobs.push_back(out.num_logprobs);
   }
-  for (const WantedRow& want : wanted.subspan(num_sampled)) host_prompt_.push_back(want.prompt_id);
-  for (const WantedRow& want : wanted.subspan(num_sampled)) {
-    const int32_t asked = rows.at(plan.slices[want.slice].row).sequence.sampling.prompt_logprobs;
-    num_logprobs_.push_back(std::clamp(asked, 0, kMaxTopLogprobs));
-    host_prompt_.push_back(num_logprobs_.back());
+  static const SamplingRow nobody = MakeOptions({.temperature = 0}, 0, 0);
+  std::fill(options.host + num_sampled, options.host + draws, nobody);
+
+  const auto num_prompt = static_cast<int32_t>(wanted.size()) - num_sampled;
+  const auto ids = staging->Place<int32_t>(num_prompt), tops = staging->Place<int32_t>(num_prompt);
+  prompt_ids_ = ids.device;
+  prompt_tops_ = tops.device;
+  for (int32_t i = 0; i < num_prompt; ++i) {
+    const WantedRow& want = wanted[num_sampled + i];
+    ids.host[i] = want.prompt_id;
+    tops.host[i] = std::clamp(rows.at(plan.slices[want.slice].row).sequence.sampling.prompt_logprobs, 0, kMaxTopLogprobs);
+    turn.prompt.push_back(want.prompt_id);
+    turn.num_logprobs.push_back(tops.host[i]);
   }
-  PHX_RETURN_IF_ERROR(Copy(options_, host_options_.data(), host_options_.size() * sizeof(SamplingRow)));
-  if (!host_prompt_.empty()) PHX_RETURN_IF_ERROR(Copy(prompt_ids_, host_prompt_.data(), host_prompt_.size() * 4));
+  most_logprobs_ = turn.num_logprobs.empty() ? -1 : *std::max_element(turn.num_logprobs.begin(), turn.num_logprobs.end());
   return UploadBiases();
 }
 
-absl::Status Sampler::Sample(int32_t begin, int32_t count, kernels::Tensor logits) {
+absl::Status Sampler::Enqueue(int32_t begin, int32_t count, kernels::Tensor logits) {
+  // A chunk may hold sampled rows, prompt rows, or the border between them.
+  const Turn& turn = turns_[turn_];
+  const int32_t draws = std::clamp(turn.num_sampled - begin, 0, count);
+  if (draws > 0) {
+    logits.shape[0] = draws;
+    const auto first = turn.num_logprobs.begin() + begin;
+    PHX_RETURN_IF_ERROR(Sample(begin, *std::max_element(first, first + draws), logits));
+    logits.data = static_cast<float*>(logits.data) + draws * logits.stride[0];
+  }
+  if (draws == count) return absl::OkStatus();
+  logits.shape[0] = count - draws;
+  return LookUp(begin + draws, logits);
+}
+
+absl::Status Sampler::EnqueuePadded(int32_t rows, kernels::Tensor logits) {
+  logits.shape[0] = rows;
+  return Sample(0, /*most_logprobs=*/-1, logits);
+}
+
+absl::Status Sampler::Sample(int32_t begin, int32_t most_logprobs, kernels::Tensor logits) {
   kernels::SampleArgs args{};
-  const int32_t most = *std::max_element(num_logprobs_.begin() + begin, num_logprobs_.begin() + begin + count);
   args.logits = logits;
   args.vocab = shape_.vocab;
   args.options = options_ + begin;
-  args.masks = any_mask_ ? masks_ : nullptr;
+  args.masks = masks_;
   args.bias_ids = bias_ids_;
   args.bias_values = bias_values_;
-  args.prompt_seen = any_state_ ? prompt_seen_ : nullptr;
-  args.output_counts = any_state_ ? output_counts_ : nullptr;
-  args.out_ids = out_.ids;
-  args.out_logprobs = out_.logprobs;
-  args.out_ranks = most >= 0 ? out_.ranks : nullptr;
-  args.out_top_ids = most > 0 ? out_.top_ids : nullptr;
-  args.out_top_logprobs = most > 0 ? out_.top_logprobs : nullptr;
-  PHX_RETURN_IF_ERROR(model::ToStatus(table_, device_, table_.sample(device_, &args, nullptr), "sample"));
-  return Download(count, most);
+  args.prompt_seen = prompt_seen_;
+  args.output_counts = output_counts_;
+  args.out_ids = out_.ids + begin;
+  args.out_logprobs = most_logprobs >= 0 ? out_.logprobs + begin : nullptr;
+  args.out_ranks = most_logprobs >= 0 ? out_.ranks + begin : nullptr;
+  args.out_top_ids = most_logprobs > 0 ? out_.top_ids + int64_t{begin} * kMaxTopLogprobs : nullptr;
+  args.out_top_logprobs = most_logprobs > 0 ? out_.top_logprobs + int64_t{begin} * kMaxTopLogprobs : nullptr;
+  return model::ToStatus(table_, device_, table_.sample(device_, &args, nullptr), "sample");
 }
 
-absl::Status Sampler::LookUp(int32_t begin, int32_t count, kernels::Tensor logits) {
-  const int32_t first = begin - num_sampled_;
-  const auto num_prompt = static_cast<int32_t>(host_prompt_.size() / 2);
-  const kernels::LogprobArgs args{logits, shape_.vocab, prompt_ids_ + first, prompt_ids_ + num_prompt + first, out_.logprobs,
-                                  out_.ranks, out_.top_ids, out_.top_logprobs};
-  PHX_RETURN_IF_ERROR(model::ToStatus(table_, device_, table_.logprobs(device_, &args, nullptr), "logprobs"));
-  PHX_RETURN_IF_ERROR(Download(count, *std::max_element(num_logprobs_.begin() + begin, num_logprobs_.begin() + begin + count)));
-  std::copy_n(host_prompt_.begin() + first, count, host_out_.ids);
-  return absl::OkStatus();
+absl::Status Sampler::LookUp(int32_t begin, kernels::Tensor logits) {
+  const int32_t first = begin - turns_[turn_].num_sampled;
+  const kernels::LogprobArgs args{logits,
+                                  shape_.vocab,
+                                  prompt_ids_ + first,
+                                  prompt_tops_ + first,
+                                  out_.logprobs + begin,
+                                  out_.ranks + begin,
+                                  out_.top_ids + int64_t{begin} * kMaxTopLogprobs,
+                                  out_.top_logprobs + int64_t{begin} * kMaxTopLogprobs};
+  return model::ToStatus(table_, device_, table_.logprobs(device_, &args, nullptr), "logprobs");
 }
 
-// Brings `count` results to the host: ids always, figures when `max_top` >= 0, top entries when it is above 0.
-absl::Status Sampler::Download(int32_t count, int32_t max_top) {
+// Ids always, figures where a row wants them, top entries where one wants those.
+absl::Status Sampler::Download() {
+  const Turn& turn = turns_[turn_];
+  const auto wanted = static_cast<uint64_t>(turn.num_logprobs.size());
   const auto fetch = [&](void* to, const void* from, uint64_t bytes) {
     return model::ToStatus(table_, device_, table_.copy_to_host(device_, to, from, bytes, nullptr), "copy_to_host");
   };
-  PHX_RETURN_IF_ERROR(fetch(host_out_.ids, out_.ids, uint64_t{4} * count));
-  if (max_top >= 0) {
-    PHX_RETURN_IF_ERROR(fetch(host_out_.logprobs, out_.logprobs, uint64_t{4} * count));
-    PHX_RETURN_IF_ERROR(fetch(host_out_.ranks, out_.ranks, uint64_t{4} * count));
+  if (turn.num_sampled > 0) PHX_RETURN_IF_ERROR(fetch(turn.out.ids, out_.ids, uint64_t{4} * turn.num_sampled));
+  if (most_logprobs_ >= 0) {
+    PHX_RETURN_IF_ERROR(fetch(turn.out.logprobs, out_.logprobs, 4 * wanted));
+    PHX_RETURN_IF_ERROR(fetch(turn.out.ranks, out_.ranks, 4 * wanted));
   }
-  if (max_top > 0) {
-    PHX_RETURN_IF_ERROR(fetch(host_out_.top_ids, out_.top_ids, uint64_t{4} * count * kMaxTopLogprobs));
-    PHX_RETURN_IF_ERROR(fetch(host_out_.top_logprobs, out_.top_logprobs, uint64_t{4} * count * kMaxTopLogprobs));
-  }
-  return model::ToStatus(table_, device_, table_.stream_synchronize(device_, nullptr), "stream_synchronize");
-}
-
-absl::Status Sampler::RunChunk(int32_t begin, int32_t count, kernels::Tensor logits, std::vector<core::TokenInfo>* out) {
-  // A chunk may hold sampled rows, prompt rows, or the border between them.
-  while (count > 0) {
-    const bool sampling = begin < num_sampled_;
-    const int32_t part = sampling ? std::min(count, num_sampled_ - begin) : count;
-    kernels::Tensor rows = logits;
-    rows.shape[0] = part;
-    PHX_RETURN_IF_ERROR(sampling ? Sample(begin, part, rows) : LookUp(begin, part, rows));
-    for (int32_t i = 0; i < part; ++i) {
-      core::TokenInfo info;
-      info.id = host_out_.ids[i];
-      const int32_t top = num_logprobs_[begin + i];
-      if (top >= 0 && info.id >= 0) {
-        info.logprob = host_out_.logprobs[i];
-        info.rank = host_out_.ranks[i];
-        const int64_t first = int64_t{i} * kMaxTopLogprobs;
-        for (int64_t j = first; j < first + std::min(top, shape_.vocab); ++j) {
-          info.top.push_back({host_out_.top_ids[j], host_out_.top_logprobs[j]});
-        }
-      }
-      out->push_back(std::move(info));
-    }
-    logits.data = static_cast<float*>(logits.data) + part * logits.stride[0];
-    begin += part;
-    count -= part;
+  if (most_logprobs_ > 0) {
+    PHX_RETURN_IF_ERROR(fetch(turn.out.top_ids, out_.top_ids, 4 * wanted * kMaxTopLogprobs));
+    PHX_RETURN_IF_ERROR(fetch(turn.out.top_logprobs, out_.top_logprobs, 4 * wanted * kMaxTopLogprobs));
   }
   return absl::OkStatus();
+}
+
+core::TokenInfo Sampler::Result(int32_t index, int32_t i) const {
+  const Turn& turn = turns_[index];
+  core::TokenInfo info;
+  info.id = i < turn.num_sampled ? turn.out.ids[i] : turn.prompt[i - turn.num_sampled];
+  const int32_t top = turn.num_logprobs[i];
+  if (top < 0 || info.id < 0) return info;
+  info.logprob = turn.out.logprobs[i];
+  info.rank = turn.out.ranks[i];
+  const int64_t first = int64_t{i} * kMaxTopLogprobs;
+  for (int64_t j = first; j < first + std::min(top, shape_.vocab); ++j) {
+    info.top.push_back({turn.out.top_ids[j], turn.out.top_logprobs[j]});
+  }
+  return info;
 }
 
 }  // namespace phalanx::worker::exec

@@ -1,12 +1,20 @@
 #include "worker/plan/invariants.h"
 
 #include <algorithm>
+#include <map>
 #include <set>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 
 namespace phalanx::worker::plan {
+namespace {
+
+struct Ahead {
+  int32_t slices = 0, tokens = 0, draws = 0;
+};
+
+}  // namespace
 
 std::string Invariants::Check(const Scheduler& sched) {
   const BlockPool& pool = sched.pool_;
@@ -19,10 +27,13 @@ std::string Invariants::Check(const Scheduler& sched) {
     }
     const auto waits = std::count(sched.waiting_.begin(), sched.waiting_.end(), s.get());
     if (waits != (s->running() ? 0 : 1)) return absl::StrCat("sequence ", id, ": waits ", waits, " times");
-    if (s->computed >= s->known() + (s->planned ? 1 : 0)) return absl::StrCat("sequence ", id, ": computed has passed known");
-    if (!s->running() && (!s->blocks.empty() || s->computed != 0)) return absl::StrCat("sequence ", id, ": waits with blocks");
-    if (static_cast<int32_t>(s->blocks.size()) < BlocksFor(s->computed, bs)) return absl::StrCat("sequence ", id, ": too few blocks");
-    if (static_cast<int32_t>(s->blocks.size()) > BlocksFor(s->known(), bs)) return absl::StrCat("sequence ", id, ": too many blocks");
+    if (s->computed >= s->known()) return absl::StrCat("sequence ", id, ": computed has passed known");
+    if (s->planned >= s->expected()) return absl::StrCat("sequence ", id, ": planned has passed what will be known");
+    if (!s->running() && (!s->blocks.empty() || s->planned != 0)) return absl::StrCat("sequence ", id, ": waits with blocks");
+    if (static_cast<int32_t>(s->blocks.size()) < BlocksFor(s->planned, bs)) return absl::StrCat("sequence ", id, ": too few blocks");
+    if (static_cast<int32_t>(s->blocks.size()) > BlocksFor(s->expected(), bs)) return absl::StrCat("sequence ", id, ": too many blocks");
+    if (s->outputs() + s->pending > s->request.max_tokens) return absl::StrCat("sequence ", id, ": draws past its length");
+    if (s->limited && static_cast<uint64_t>(s->pending) > s->credit) return absl::StrCat("sequence ", id, ": draws without credit");
     if (s->keyed_blocks > s->computed / bs) return absl::StrCat("sequence ", id, ": shares a block that is not computed");
     if (s->running() && sched.row_owner_[s->row] != s.get()) return absl::StrCat("sequence ", id, ": does not own its row");
     std::set<int32_t> own;
@@ -35,6 +46,7 @@ std::string Invariants::Check(const Scheduler& sched) {
       }
     }
   }
+  if (std::string broken = CheckFlying(sched); !broken.empty()) return broken;
   const std::vector<int32_t> free_list = pool.FreeList();
   if (static_cast<int32_t>(free_list.size()) != pool.free_count()) return "free count is not the length of the free list";
   for (int32_t block : free_list) ++listed[block];
@@ -61,6 +73,40 @@ std::string Invariants::Check(const Scheduler& sched) {
   return "";
 }
 
+// What is ahead of the results is exactly what is in flight, and a step in flight writes for a live sequence only into blocks that it
+// holds and that nobody can find by content.
+std::string Invariants::CheckFlying(const Scheduler& sched) {
+  if (sched.steps_in_flight() > 1 + sched.options_.limits.steps_ahead) return "too many steps in flight";
+  std::map<const Sequence*, Ahead> ahead;
+  for (const auto& step : sched.in_flight_) {
+    for (const auto& flying : step.slices) {
+      const core::Slice& slice = flying.slice;
+      if (flying.sequence == nullptr) continue;
+      const Sequence& s = *flying.sequence;
+      if (!sched.sequences_.contains(s.request.id)) return absl::StrCat("step ", step.step, ": a slice of a sequence that is gone");
+      Ahead& a = ahead[&s];
+      ++a.slices;
+      a.draws += slice.sample;
+      if (!flying.on_device) continue;
+      a.tokens += slice.count;
+      if (s.row != slice.row) return absl::StrCat("row ", slice.row, ": changed hands under a step in flight");
+      for (int32_t b = slice.start / sched.block_size_; b <= (slice.start + slice.count - 1) / sched.block_size_; ++b) {
+        if (b >= static_cast<int32_t>(s.blocks.size())) return absl::StrCat("row ", slice.row, ": a block was freed under a step in flight");
+        if (b < s.keyed_blocks) return absl::StrCat("row ", slice.row, ": a step in flight writes into a shared block");
+      }
+    }
+  }
+  for (const auto& [id, s] : sched.sequences_) {
+    const Ahead a = ahead.contains(s.get()) ? ahead.at(s.get()) : Ahead{};
+    if (s->slices_in_flight != a.slices || s->pending != a.draws || s->planned - s->computed != a.tokens) {
+      return absl::StrCat("sequence ", id, ": ahead by ", s->planned - s->computed, " tokens and ", s->pending, " draws, in flight are ",
+                          a.tokens, " and ", a.draws);
+    }
+  }
+  return "";
+}
+
+// Right after Plan: the sequences already count the plan's slices as given out.
 std::string Invariants::CheckPlan(const Scheduler& sched, const core::StepPlan& plan) {
   if (plan.num_tokens > sched.options_.limits.max_step_tokens) return "the plan passes the token budget";
   std::set<int32_t> rows, written;
@@ -69,9 +115,12 @@ std::string Invariants::CheckPlan(const Scheduler& sched, const core::StepPlan& 
     if (!rows.insert(slice.row).second) return absl::StrCat("row ", slice.row, " has two slices");
     const Sequence* s = sched.row_owner_[slice.row];
     if (s == nullptr) return absl::StrCat("row ", slice.row, " has no owner");
-    if (slice.start != s->computed || slice.start + slice.count > s->known()) return absl::StrCat("row ", slice.row, ": wrong range");
-    if (slice.sample != (slice.start + slice.count == s->known())) return absl::StrCat("row ", slice.row, ": wrong sample flag");
-    if (slice.sample && !s->can_emit()) return absl::StrCat("row ", slice.row, ": draws without credit");
+    const int32_t end = slice.start + slice.count;
+    const int32_t expected = s->expected() - (slice.sample ? 1 : 0);  // before this draw
+    if (end != s->planned || end > expected || s->last_step != plan.step) return absl::StrCat("row ", slice.row, ": wrong range");
+    if (slice.sample != (end == expected)) return absl::StrCat("row ", slice.row, ": wrong sample flag");
+    if (slice.token_offset >= 0 && end > s->known()) return absl::StrCat("row ", slice.row, ": gives ids that are not known");
+    if (slice.sample && s->looks_back() && s->pending > 1) return absl::StrCat("row ", slice.row, ": draws before its outputs are known");
     for (int32_t b = slice.start / sched.block_size_; b <= (slice.start + slice.count - 1) / sched.block_size_; ++b) {
       if (b >= static_cast<int32_t>(s->blocks.size())) return absl::StrCat("row ", slice.row, ": computes without a block");
       if (!written.insert(s->blocks[b]).second) return absl::StrCat("block ", s->blocks[b], " is written by two rows");

@@ -13,8 +13,11 @@ namespace phalanx::worker::plan {
 struct Invariants {
   // Empty if every law holds, else the first one broken. O(blocks + tokens of all block tables).
   static std::string Check(const Scheduler& scheduler);
-  // What a plan promises to whoever runs it, given the scheduler that made it (plan in flight).
+  // What a plan promises to whoever runs it, given the scheduler that has just made it.
   static std::string CheckPlan(const Scheduler& scheduler, const core::StepPlan& plan);
+
+ private:
+  static std::string CheckFlying(const Scheduler& scheduler);
 };
 
 }  // namespace phalanx::worker::plan

@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include <deque>
 #include <map>
 #include <numeric>
 #include <string>
@@ -55,13 +56,19 @@ class Bed {
   // Plans one step and keeps it for Commit.
   std::string Plan() {
     plan = scheduler.Plan(now);
+    EXPECT_EQ(Invariants::Check(scheduler), "");
     if (plan.slices.empty()) return "";
     EXPECT_EQ(Invariants::CheckPlan(scheduler, plan), "");
+    flying.push_back(plan);
     return Text(plan);
   }
+  // The oldest plan that was not committed.
   StepOutcome Commit(const std::map<int32_t, int32_t>& draws = {}) {
-    core::StepResult result{plan.step, {}};
-    for (const core::Slice& slice : plan.slices) {
+    const core::StepPlan oldest = std::move(flying.front());
+    flying.pop_front();
+    core::StepResult result;
+    result.step = oldest.step;
+    for (const core::Slice& slice : oldest.slices) {
       if (!slice.sample && !slice.prompt_logprobs) continue;
       core::SliceResult& out = result.slices.emplace_back();
       out.row = slice.row;
@@ -94,7 +101,8 @@ class Bed {
   }
 
   Scheduler scheduler;
-  core::StepPlan plan;
+  core::StepPlan plan;                       // the last
+  std::deque<core::StepPlan> flying;
   StepOutcome last;                          // of the last Step
   std::vector<int32_t> prompt_logprob_ids;   // the prompt of the one sequence that asks for them
   double now = 100;

@@ -75,7 +75,6 @@ absl::Status Scheduler::Submit(core::Request request, double now) {
 }
 
 bool Scheduler::Abort(core::SequenceId id, double now, StepOutcome& outcome) {
-  PHX_CHECK(in_flight_step_ == 0);
   auto it = sequences_.find(id);
   if (it == sequences_.end()) return false;
   Finish(*it->second, core::FinishReason::kAbort, now, outcome);
@@ -89,8 +88,9 @@ void Scheduler::AddCredit(core::SequenceId id, uint32_t tokens) {
 }
 
 core::StepPlan Scheduler::Plan(double now) {
-  PHX_CHECK(in_flight_step_ == 0);
+  PHX_CHECK(steps_in_flight() <= options_.limits.steps_ahead);
   core::StepPlan plan;
+  planning_ = counters_.steps + 1;
   budget_ = options_.limits.max_step_tokens;
   preempted_ = false;
   plan.slices.reserve(running_.size() + 8);
@@ -102,8 +102,14 @@ core::StepPlan Scheduler::Plan(double now) {
   if (plan.slices.empty()) return plan;
   plan.step = ++counters_.steps;
   plan.removed = std::exchange(removed_rows_, {});
-  in_flight_step_ = plan.step;
-  in_flight_ = plan.slices;
+  FlyingStep& flying = in_flight_.emplace_back();
+  flying.step = plan.step;
+  flying.slices.reserve(plan.slices.size());
+  for (const core::Slice& slice : plan.slices) {
+    Sequence* s = row_owner_[slice.row];
+    flying.slices.push_back({slice, s, true});
+    ++s->slices_in_flight;
+  }
   last_step_tokens_ = plan.num_tokens;
   return plan;
 }
@@ -111,24 +117,34 @@ core::StepPlan Scheduler::Plan(double now) {
 // Tokens of `s` to compute in this step, before blocks are looked at. Without credit the last known token is withheld, because its
 // logits would draw one more.
 int32_t Scheduler::ChunkFor(const Sequence& s) const {
-  const int32_t wanted = s.known() - s.computed - (s.can_emit() ? 0 : 1);
+  const int32_t wanted = s.expected() - s.planned - (s.can_emit() ? 0 : 1);
   if (!options_.chunked_prefill && wanted > budget_) return 0;
   return std::min(wanted, budget_);
+}
+
+bool Scheduler::CanPlan(const Sequence& s) const {
+  return s.running() && s.last_step != planning_ && !s.ending(options_.limits.max_model_len) && !(s.pending > 0 && s.looks_back());
 }
 
 void Scheduler::PlanRunning(core::StepPlan& plan, bool decodes) {
   for (size_t i = 0; i < running_.size() && budget_ > 0; ++i) {
     Sequence& s = *running_[i];
-    if (!s.running() || s.planned || s.decoding() != decodes) continue;
+    if (!CanPlan(s) || s.decoding() != decodes) continue;
     int32_t count = ChunkFor(s);
     if (count <= 0) continue;
-    const int32_t room = (static_cast<int32_t>(s.blocks.size()) + pool_.free_count()) * block_size_ - s.computed;
+    const int32_t room = (static_cast<int32_t>(s.blocks.size()) + pool_.free_count()) * block_size_ - s.planned;
     // A prefill takes the blocks there are, and waits while others go on; only a step that would stand still preempts for it.
     if (room < count && !decodes && options_.chunked_prefill && room > 0) count = room;
-    if (room < count && !decodes && !plan.slices.empty()) continue;
-    if (room < count && !MakeRoom(s, s.computed + count)) continue;
+    if (room < count && !decodes && !(plan.slices.empty() && in_flight_.empty())) continue;
+    if (room < count && AnyEnding()) continue;  // the next Commit gives blocks back
+    if (room < count && !MakeRoom(s, s.planned + count)) continue;
     AddSlice(s, count, plan);
   }
+}
+
+bool Scheduler::AnyEnding() const {
+  return std::any_of(running_.begin(), running_.end(),
+                     [&](const Sequence* s) { return s->running() && s->ending(options_.limits.max_model_len); });
 }
 
 // Frees blocks until `s` can hold `tokens`. False if `s` itself had to go.
@@ -150,13 +166,14 @@ bool Scheduler::MakeRoom(Sequence& s, int32_t tokens) {
 Sequence* Scheduler::PickVictim(bool stalled_only) {
   for (size_t i = running_.size(); i-- > 0;) {
     Sequence* s = running_[i];
-    if (s->running() && !s->planned && (!stalled_only || !s->can_emit())) return s;
+    if (s->running() && s->last_step != planning_ && (!stalled_only || s->stalled())) return s;
   }
   return nullptr;
 }
 
 // Takes row and blocks away. Full blocks stay in the prefix cache, so the recompute is usually a hit.
 void Scheduler::Preempt(Sequence& s) {
+  ForFlying(s, [](Flying& flying) { flying.on_device = false; });
   ReleaseDevice(s);
   SetWaitingTokens(s, s.known());
   waiting_.push_front(&s);
@@ -168,13 +185,24 @@ void Scheduler::ReleaseDevice(Sequence& s) {
   for (size_t i = s.blocks.size(); i-- > 0;) pool_.Release(s.blocks[i]);
   s.blocks.clear();
   s.keyed_blocks = 0;
-  s.computed = 0;
+  s.computed = s.planned = 0;
   s.device_has_last = false;
   if (s.row < 0) return;
   row_owner_[s.row] = nullptr;
   free_rows_.push_back(s.row);
   removed_rows_.push_back(s.row);
   s.row = -1;
+}
+
+// The slices of `s` in flight.
+template <typename Change>
+void Scheduler::ForFlying(Sequence& s, Change change) {
+  if (s.slices_in_flight == 0) return;
+  for (FlyingStep& step : in_flight_) {
+    for (Flying& flying : step.slices) {
+      if (flying.sequence == &s) change(flying);
+    }
+  }
 }
 
 void Scheduler::CompactRunning() {
@@ -185,7 +213,7 @@ void Scheduler::CompactRunning() {
 int32_t Scheduler::Reserved() const {
   int32_t reserved = 0;
   for (const Sequence* s : running_) {
-    reserved += std::max(0, BlocksFor(s->known(), block_size_) - static_cast<int32_t>(s->blocks.size()));
+    reserved += std::max(0, BlocksFor(s->expected(), block_size_) - static_cast<int32_t>(s->blocks.size()));
   }
   return reserved;
 }
@@ -197,6 +225,7 @@ void Scheduler::PlanWaiting(core::StepPlan& plan, double now) {
       ++it;
       continue;
     }
+    PHX_CHECK(s.slices_in_flight == 0);  // its last step was committed since it was preempted
     auto next = std::next(it);
     if (!Admit(s, plan, now)) return;
     waiting_.erase(it);
@@ -262,7 +291,7 @@ bool Scheduler::Admit(Sequence& s, core::StepPlan& plan, double now) {
     }
     plan.new_blocks.push_back(std::move(blocks));
     s.keyed_blocks = hits;
-    s.computed = hits * block_size_;
+    s.computed = s.planned = hits * block_size_;
   }
   if (!s.started) {
     s.started = true;
@@ -290,21 +319,25 @@ void Scheduler::GiveBlocks(Sequence& s, int32_t tokens, core::StepPlan& plan) {
 
 void Scheduler::AddSlice(Sequence& s, int32_t count, core::StepPlan& plan) {
   PHX_CHECK(count > 0 && count <= budget_);
-  GiveBlocks(s, s.computed + count, plan);
+  GiveBlocks(s, s.planned + count, plan);
   core::Slice slice;
   slice.row = s.row;
-  slice.start = s.computed;
+  slice.start = s.planned;
   slice.count = count;
-  slice.sample = s.computed + count == s.known();
-  slice.prompt_logprobs = s.wants_prompt_logprobs() && s.computed < s.prompt_length - 1;
+  slice.sample = s.planned + count == s.expected();
+  slice.prompt_logprobs = s.wants_prompt_logprobs() && s.planned < s.prompt_length - 1;
   if (!(count == 1 && slice.sample && s.device_has_last)) {
+    PHX_CHECK(s.planned + count <= s.known());
     slice.token_offset = static_cast<int32_t>(plan.tokens.size());
-    plan.tokens.insert(plan.tokens.end(), s.ids.begin() + s.computed, s.ids.begin() + s.computed + count);
+    plan.tokens.insert(plan.tokens.end(), s.ids.begin() + s.planned, s.ids.begin() + s.planned + count);
   }
   plan.slices.push_back(slice);
   plan.num_tokens += count;
   budget_ -= count;
-  s.planned = true;
+  s.planned += count;
+  s.pending += slice.sample;
+  s.device_has_last |= slice.sample;
+  s.last_step = planning_;
 }
 
 core::LoadReport Scheduler::load() const {
@@ -331,28 +364,33 @@ void Scheduler::SetWaitingTokens(Sequence& s, int64_t tokens) {
 }
 
 StepOutcome Scheduler::Commit(const core::StepResult& result, double now) {
-  PHX_CHECK(in_flight_step_ != 0 && result.step == in_flight_step_);
-  in_flight_step_ = 0;
+  PHX_CHECK(!in_flight_.empty() && result.step == in_flight_.front().step);
+  const FlyingStep step = std::move(in_flight_.front());
+  in_flight_.erase(in_flight_.begin());
   StepOutcome outcome;
-  outcome.events.reserve(in_flight_.size());
+  outcome.events.reserve(step.slices.size());
   size_t next = 0;
-  for (const core::Slice& slice : in_flight_) {
-    const bool reported = next < result.slices.size() && result.slices[next].row == slice.row;
-    CommitSlice(slice, reported ? &result.slices[next] : nullptr, now, outcome);
+  for (const Flying& flying : step.slices) {
+    const bool reported = next < result.slices.size() && result.slices[next].row == flying.slice.row;
+    CommitSlice(flying, reported ? &result.slices[next] : nullptr, now, outcome);
     next += reported;
   }
   PHX_CHECK(next == result.slices.size());
-  in_flight_.clear();
   CompactRunning();
   return outcome;
 }
 
-void Scheduler::CommitSlice(const core::Slice& slice, const core::SliceResult* result, double now, StepOutcome& outcome) {
-  Sequence& s = *row_owner_[slice.row];
-  s.planned = false;
-  s.computed += slice.count;
-  KeepFullBlocks(s);
+void Scheduler::CommitSlice(const Flying& flying, const core::SliceResult* result, double now, StepOutcome& outcome) {
+  const core::Slice& slice = flying.slice;
   PHX_CHECK(slice.sample == (result != nullptr && result->sampled));
+  if (flying.sequence == nullptr) return;
+  Sequence& s = *flying.sequence;
+  --s.slices_in_flight;
+  s.pending -= slice.sample;
+  if (flying.on_device) {
+    s.computed += slice.count;
+    KeepFullBlocks(s);
+  }
   if (result == nullptr && s.announced) return;
   core::SequenceEvent event = StartEvent(s);
   bool ended = false;
@@ -395,7 +433,6 @@ core::SequenceEvent Scheduler::StartEvent(Sequence& s) {
 bool Scheduler::TakeToken(Sequence& s, const core::SliceResult& result, core::SequenceEvent& event, double now) {
   if (result.token.id < 0) return true;
   s.ids.push_back(result.token.id);
-  s.device_has_last = true;
   if (s.limited) --s.credit;
   if (s.first_token == 0) s.first_token = now;
   ++counters_.generation_tokens;
@@ -440,6 +477,7 @@ void Scheduler::Finish(Sequence& s, core::FinishReason reason, double now, StepO
 
   if (!s.running()) waiting_.remove(&s);
   SetWaitingTokens(s, 0);
+  ForFlying(s, [](Flying& flying) { flying.sequence = nullptr; });
   ReleaseDevice(s);
   // running_ may still point here until CompactRunning: forget it first.
   std::replace(running_.begin(), running_.end(), &s, static_cast<Sequence*>(nullptr));

@@ -5,6 +5,15 @@
 //   Submit(request, now);
 //   while (has_work) { plan = Plan(now); if (plan.slices is empty) wait; else Commit(Run(plan), now) -> events }
 //
+// Where the device works by itself (limits.steps_ahead), Plan may be called once more before the Commit of the last plan. Sequences then
+// decode on from tokens that only the device knows. A sequence known to end with its draw in flight is left out; one that turns out to
+// have ended (an end id, an abort, no valid token) may have a slice in the next step, whose result Commit drops.
+//
+// A block that is given back may be given out by the very next Plan, also while a step in flight still reads or writes it for its former
+// holder: steps run in the order of their plans (core/executor.h), so the new holder comes later. For the prefix cache that is no
+// argument: it names contents, so a block gets its key only in Commit, when all its tokens are known and computed, and what a dropped
+// slice writes lies behind the last computed token, in a block without a key.
+//
 // Order of a step: running sequences that decode, then running prefills (chunked), then the waiting ones, first come first served.
 // A decode that finds no block preempts: first a sequence without credit, else the latest one; it is recomputed later, usually from
 // the prefix cache. After such a preemption nobody is admitted in that step. A sequence without credit is not decoded; it keeps its
@@ -69,14 +78,15 @@ class Scheduler {
   absl::Status CanRun(const core::Request& request) const;
   // Queues a request whose fields were checked at the door. Errors: CanRun's; kResourceExhausted when the queue is full.
   absl::Status Submit(core::Request request, double now);
-  // Ends a sequence in any state; frees its blocks at once. Not between Plan and Commit. False if unknown.
+  // Ends a sequence in any state; frees its blocks at once. What a step in flight brings for it is dropped. False if unknown.
   bool Abort(core::SequenceId id, double now, StepOutcome& outcome);
   void AddCredit(core::SequenceId id, uint32_t tokens);
 
-  // Plans one step. No slices: nothing can run now; nothing is in flight then and Commit must not be called.
+  // Plans one step; at most `limits.steps_ahead` others are in flight. No slices: nothing can run now, and no Commit is due for it.
   core::StepPlan Plan(double now);
-  // Takes the result of the plan in flight.
+  // Takes the result of the oldest plan in flight.
   StepOutcome Commit(const core::StepResult& result, double now);
+  int32_t steps_in_flight() const { return static_cast<int32_t>(in_flight_.size()); }
 
   core::LoadReport load() const;
   const SchedulerCounters& counters() const { return counters_; }
@@ -88,8 +98,19 @@ class Scheduler {
  private:
   friend struct Invariants;
   using WaitingList = std::list<Sequence*>;
+  struct Flying {                            // a slice of a step in flight
+    core::Slice slice;
+    Sequence* sequence = nullptr;            // null: it has ended, the result is dropped
+    bool on_device = true;                   // false: preempted since; the draw counts, the computed rows do not
+  };
+  struct FlyingStep {
+    uint64_t step = 0;
+    std::vector<Flying> slices;
+  };
 
   void PlanRunning(core::StepPlan& plan, bool decodes);
+  bool CanPlan(const Sequence& s) const;
+  bool AnyEnding() const;
   void PlanWaiting(core::StepPlan& plan, double now);
   bool Admit(Sequence& s, core::StepPlan& plan, double now);
   int32_t FindPrefix(Sequence& s);
@@ -101,8 +122,10 @@ class Scheduler {
   void AddSlice(Sequence& s, int32_t count, core::StepPlan& plan);
   void GiveBlocks(Sequence& s, int32_t tokens, core::StepPlan& plan);
   void ReleaseDevice(Sequence& s);
+  template <typename Change>
+  void ForFlying(Sequence& s, Change change);
   void CompactRunning();
-  void CommitSlice(const core::Slice& slice, const core::SliceResult* result, double now, StepOutcome& outcome);
+  void CommitSlice(const Flying& flying, const core::SliceResult* result, double now, StepOutcome& outcome);
   void KeepFullBlocks(Sequence& s);
   bool TakeToken(Sequence& s, const core::SliceResult& result, core::SequenceEvent& event, double now);
   void TakePromptLogprobs(Sequence& s, const core::Slice& slice, const core::SliceResult& result, core::SequenceEvent& event);
@@ -120,8 +143,8 @@ class Scheduler {
   std::vector<Sequence*> row_owner_;         // [max_rows]
   std::vector<int32_t> free_rows_;           // stack
   std::vector<int32_t> removed_rows_;        // given back since the last plan with slices
-  std::vector<core::Slice> in_flight_;       // slices of the plan in flight
-  uint64_t in_flight_step_ = 0;              // 0 = none
+  std::vector<FlyingStep> in_flight_;        // oldest first, at most 1 + steps_ahead
+  uint64_t planning_ = 0;                    // number of the step being planned
   int32_t budget_ = 0;                       // tokens left in the step being planned
   bool preempted_ = false;                   // for want of a block, in the step being planned
   int64_t waiting_tokens_ = 0;

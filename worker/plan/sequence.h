@@ -5,6 +5,9 @@
 // A sequence has known tokens (prompt and output) and computed ones (their K and V are in the cache). A step hands out work so
 // that computed catches up with known; the last known token's logits draw the next one. This one rule covers chunked prefill,
 // prefix hits, preemption and resumed output.
+//
+// With a step in flight two things run ahead of what is known: `planned` has passed `computed`, and `pending` tokens are being drawn whose
+// ids only the device has. All that decides the next slice is reckoned with those: positions, credit, the length's end.
 #pragma once
 
 #include <cstdint>
@@ -19,15 +22,18 @@ struct Sequence {
   core::Request request;            // prompt_ids and resume_output_ids have moved into `ids`
   std::vector<int32_t> ids;         // known tokens: prompt, then output
   int32_t prompt_length = 0;
-  int32_t computed = 0;             // tokens whose K and V lie in `blocks`
+  int32_t computed = 0;             // tokens whose K and V lie in `blocks`, by results that came back
+  int32_t planned = 0;              // tokens given to steps, those in flight included; >= computed
+  int32_t pending = 0;              // draws in flight: tokens that will follow `ids`
   std::vector<int32_t> blocks;      // block table
   std::vector<BlockKey> keys;       // keys of the leading full blocks of `ids`, as far as they were needed
   int32_t keyed_blocks = 0;         // leading blocks that were given to the prefix index (or came from it)
   int32_t row = -1;                 // device row while running
-  bool device_has_last = false;     // exec drew the last known token on this row and still has it
+  bool device_has_last = false;     // exec draws or drew the last token on this row and still has it
   bool limited = false;             // credit applies
   uint64_t credit = 0;              // output tokens that may still be emitted
-  bool planned = false;             // has a slice in the plan in flight
+  int32_t slices_in_flight = 0;
+  uint64_t last_step = 0;           // the last step with a slice of it
   bool started = false;             // was scheduled once
   bool announced = false;           // the started event was sent
   int32_t cached_tokens = 0;        // prompt tokens found in the prefix cache at the first start
@@ -40,9 +46,18 @@ struct Sequence {
   int32_t known() const { return static_cast<int32_t>(ids.size()); }
   int32_t outputs() const { return known() - prompt_length; }
   bool running() const { return row >= 0; }
-  bool can_emit() const { return !limited || credit > 0; }
-  // All but the last known token are computed: the next slice is one token and draws.
-  bool decoding() const { return computed == known() - 1; }
+  int32_t expected() const { return known() + pending; }
+  bool can_emit() const { return !limited || credit > static_cast<uint64_t>(pending); }
+  // Its reader takes nothing more: no credit, and nothing in flight that might bring the reader to give some.
+  bool stalled() const { return limited && credit == 0 && pending == 0; }
+  // All but the last token are given out: the next slice is one token and draws.
+  bool decoding() const { return planned == expected() - 1; }
+  // The draw in flight is its last by length, whatever it brings.
+  bool ending(int32_t max_model_len) const {
+    return pending > 0 && (outputs() + pending >= request.max_tokens || expected() >= max_model_len);
+  }
+  // Sampling reads the outputs on the host: nothing can be drawn before the last one is there.
+  bool looks_back() const { return !request.sampling.bad_words.empty(); }
   bool wants_prompt_logprobs() const {
     return request.sampling.prompt_logprobs >= 0 && prompt_logprobs_sent < prompt_length - 1;
   }

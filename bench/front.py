@@ -6,8 +6,8 @@
   added p50 latency   median time of a request of one token (closed loop, one in flight), sent to first event at the HTTP client, minus
                       the worker's step delay. So it holds everything that is not the model: HTTP, JSON, tokenizer, gRPC twice,
                       the worker's own scheduler, and the load client itself.
-  streamed tokens/s   64 streams over a worker that takes no time: what the front can pass on, on the cores it shares with the worker
-                      and the client.
+  streamed tokens/s   64 and 256 streams over a worker that takes no time: what the front can pass on, on the cores it shares with the
+                      worker and the client.
   memory              resident MiB of gateway and router after 1,000 requests, half-way, and after 10,000 more.
 """
 
@@ -64,16 +64,16 @@ def memory(build, requests=10000, parts=10):
 
 def measure(build, requests=10000):
     return {"latency": [latency(build, us, backend) for us, backend in ((1000, "openai"), (0, "openai"), (0, "openai-chat"))],
-            "throughput": throughput(build), "memory": memory(build, requests)}
+            "throughput": throughput(build), "throughput_256": throughput(build, 256), "memory": memory(build, requests)}
 
 
 def show(front):
     for row in front["latency"]:
         print(f"added p50 latency, {row['backend']}, step of {row['step_ms']:.0f} ms: {row['added_p50_ms']:.3f} ms "
               f"(p99 of the whole {row['p99_ms']:.2f} ms)")
-    row = front["throughput"]
-    print(f"streamed, {row['streams']} streams: {row['tokens_per_s']:.0f} tokens/s, p99 gap {row['itl_p99_ms']:.1f} ms, "
-          f"{row['failed']} failed")
+    for row in (front["throughput"], front["throughput_256"]):
+        print(f"streamed, {row['streams']} streams: {row['tokens_per_s']:.0f} tokens/s, p99 gap {row['itl_p99_ms']:.1f} ms, "
+              f"{row['failed']} failed")
     for when in ("start", "middle", "end"):
         row = front["memory"][when]
         print(f"memory after {row['requests']} requests: router {row['router_mib']:.1f} MiB, gateway {row['gateway_mib']:.1f} MiB")

@@ -2,57 +2,51 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
+#include <memory>
+#include <random>
+#include <utility>
 
 namespace phalanx::bench {
 namespace {
 
+using kernels::Code;
 using kernels::Dense;
 using kernels::kBF16;
 using kernels::Tensor;
 using kernels::Weight;
 
 constexpr ModelShape kShapes[] = {
-    {"smollm2", 30, 576, 9, 3, 64, 1536, 49152},
-    {"1.5b", 28, 1536, 12, 2, 128, 8960, 151936},
+    {"smollm2", 30, 576, 9, 3, 64, 1536, 49152, false},
+    {"1.5b", 28, 1536, 12, 2, 128, 8960, 151936, true},
+    {"7b", 28, 3584, 28, 4, 128, 18944, 152064, true},
 };
-constexpr double kColdBytes = 128e6;  // what takes turns is at least so large together
 constexpr int kBlock = 16;
+constexpr float kEpsilon = 1e-5f;
 
-uint16_t ToBf16(float f) {
-  uint32_t bits;
-  std::memcpy(&bits, &f, 4);
-  return static_cast<uint16_t>(bits >> 16);
-}
+double Half(int64_t values) { return 2.0 * static_cast<double>(values); }  // bytes of bf16 values
 
-int Turns(double bytes) { return static_cast<int>(std::clamp(std::ceil(kColdBytes / bytes), 1.0, 512.0)); }
+Tensor Rows(void* data, int64_t rows, int64_t columns) { return Dense(data, kBF16, 2, rows, columns); }
 
-// The same weight several times over.
-std::vector<Weight> ColdWeights(Arena& arena, int64_t n, int64_t k) {
-  const kernels::Table& t = arena.table();
-  const size_t bytes = t.packed_bytes(arena.device(), n, k, kBF16);
-  Arena rows(t, arena.device());
-  const void* values = rows.Random(n * k, 1.0f / std::sqrt(static_cast<float>(k)));
-  std::vector<Weight> all(Turns(static_cast<double>(bytes)), Weight{nullptr, n, k, kBF16, 0, 0});
-  if (t.pack_weight(arena.device(), &all[0], values, arena.Take(bytes), nullptr) != kernels::kOk) std::abort();
-  for (size_t i = 1; i < all.size(); ++i) {
-    all[i] = all[0];
-    all[i].data = arena.Copy(all[0].data, bytes);
-  }
-  return all;
-}
+// What a linear layer of the model looks like, beside its shape.
+struct Layer {
+  kernels::Epilogue epilogue = kernels::kEpilogueNone;
+  bool norm = false;     // the norm before it
+  bool bias = false;
+  bool logits = false;   // f32 out
+};
 
-// out: f32 for logits.
-Case Linear(Arena& arena, std::string name, int calls, int64_t m, int64_t n, int64_t k, kernels::Epilogue epilogue, bool f32_out = false) {
-  const int64_t columns = epilogue == kernels::kEpilogueSiluMul ? n / 2 : n;
-  const Tensor x = Dense(arena.Random(m * k), kBF16, 2, m, k);
-  const Tensor out = Dense(arena.Take(static_cast<size_t>(m * columns * 4)), f32_out ? kernels::kF32 : kBF16, 2, m, columns);
-  auto weights = std::make_shared<std::vector<Weight>>(ColdWeights(arena, n, k));
-  const double bytes = 2.0 * static_cast<double>(n * k + m * k) + static_cast<double>(m * columns) * (f32_out ? 4 : 2);
+Case Linear(Arena& arena, ColdWeights& cold, std::string name, int calls, int64_t m, int64_t n, int64_t k, Layer layer = {}) {
+  const int64_t columns = layer.epilogue == kernels::kEpilogueSiluMul ? n / 2 : n;
+  const Tensor x = Rows(arena.Random(m * k), m, k);
+  const Tensor out = Dense(arena.Take(static_cast<size_t>(m * columns * 4)), layer.logits ? kernels::kF32 : kBF16, 2, m, columns);
+  const void* gamma = layer.norm ? arena.Random(k) : nullptr;
+  void* scratch = layer.norm ? arena.Take(static_cast<size_t>(m * k * 2)) : nullptr;
+  const float* bias = layer.bias ? arena.Copy(std::vector<float>(static_cast<size_t>(n), 0.3f)) : nullptr;
+  const std::vector<Weight>* weights = &cold.Get(n, k);
+  const double bytes = Half(n * k + m * k) + static_cast<double>(m * columns) * (layer.logits ? 4 : 2);
   return {std::move(name), calls, bytes, 2.0 * static_cast<double>(m * n * k), true, [=, &arena](int repeat) {
-            const kernels::LinearArgs args{x, (*weights)[repeat % weights->size()], nullptr, out, epilogue, nullptr, 0, nullptr};
+            const Weight& weight = (*weights)[repeat % weights->size()];
+            const kernels::LinearArgs args{x, weight, bias, out, layer.epilogue, gamma, kEpsilon, scratch};
             return arena.table().linear(arena.device(), &args, nullptr);
           }};
 }
@@ -83,70 +77,117 @@ std::vector<kernels::KvLayer> ColdCache(Arena& arena, const ModelShape& m, const
   return all;
 }
 
-Case Rope(Arena& arena, const ModelShape& m, const StepShape& s, const kernels::StepLayout& layout,
-          std::shared_ptr<std::vector<kernels::KvLayer>> cache) {
-  const int64_t tokens = s.tokens(), width = int64_t{m.heads + 2 * m.kv_heads} * m.head_dim;
-  const Tensor qkv = Dense(arena.Random(tokens * width), kBF16, 2, tokens, width);
-  const Tensor q = Dense(arena.Take(static_cast<size_t>(tokens * m.heads * m.head_dim * 2)), kBF16, 3, tokens, m.heads, m.head_dim);
-  std::vector<float> angles(static_cast<size_t>(s.context) * m.head_dim, 0.7f);
-  const float* cos_sin = arena.Copy(angles);
-  const double values = static_cast<double>(tokens * width);
-  return {"rope_append", m.layers, 4 * values, 3 * values, false, [=, &arena](int repeat) {
-            const kernels::KvLayer& kv = (*cache)[repeat % cache->size()];
-            const kernels::RopeAppendArgs args{qkv, q, m.heads, nullptr, nullptr, 1e-5f, cos_sin, m.head_dim, kv};
-            return arena.table().rope_append(arena.device(), &args, &layout, nullptr);
-          }};
+// Operands of a layer's attention: rope_append and attention, or both in one where the table has that and the step is decode.
+struct Attend {
+  kernels::StepLayout layout;
+  std::vector<kernels::KvLayer> cache;
+  kernels::RopeAppendArgs rope;  // `cache` is filled in turn, here and below
+  kernels::AttentionArgs attention;
+  double rope_bytes, rope_flops, bytes, flops;
+
+  Attend(Arena& arena, const ModelShape& m, const StepShape& s) : layout(Layout(arena, s)), cache(ColdCache(arena, m, s)) {
+    const int64_t tokens = s.tokens(), q_width = int64_t{m.heads} * m.head_dim, width = q_width + int64_t{2} * m.kv_heads * m.head_dim;
+    const Tensor q = Dense(arena.Random(tokens * q_width), kBF16, 3, tokens, m.heads, m.head_dim);
+    const float* cos_sin = arena.Copy(std::vector<float>(static_cast<size_t>(s.context) * m.head_dim, 0.7f));
+    rope = {Rows(arena.Random(tokens * width), tokens, width), q, m.heads, nullptr, nullptr, kEpsilon, cos_sin, m.head_dim, {}};
+    attention = {q, Rows(arena.Take(static_cast<size_t>(tokens * q_width * 2)), tokens, q_width), {}, 0.125f, 0};
+    rope_bytes = 2 * Half(tokens * width);
+    rope_flops = 3.0 * static_cast<double>(tokens * width);
+    const double seen = static_cast<double>(s.sequences) * s.rows * (s.context - (s.rows - 1) / 2.0);  // (row, position) pairs
+    bytes = 4.0 * s.sequences * s.context * m.kv_heads * m.head_dim + 2 * Half(tokens * q_width);
+    flops = 4.0 * seen * static_cast<double>(q_width);
+  }
+};
+
+void AddAttention(Arena& arena, const ModelShape& m, const StepShape& s, std::vector<Case>* cases) {
+  const auto attend = std::make_shared<Attend>(arena, m, s);
+  const auto args = [attend](int repeat) {
+    kernels::RopeAppendArgs rope = attend->rope;
+    kernels::AttentionArgs attention = attend->attention;
+    rope.cache = attention.cache = attend->cache[repeat % attend->cache.size()];
+    return std::pair{rope, attention};
+  };
+  const bool both = arena.table().rope_attention != nullptr && s.rows == 1;
+  if (both) {
+    cases->push_back({"rope_attention", m.layers, attend->bytes + attend->rope_bytes - Half(2 * s.tokens() * int64_t{m.heads} * m.head_dim),
+                      attend->flops + attend->rope_flops, false, [=, &arena](int repeat) {
+                        const auto [rope, attention] = args(repeat);
+                        return arena.table().rope_attention(arena.device(), &rope, &attention, &attend->layout, nullptr);
+                      }});
+  }
+  const int calls = both ? 0 : m.layers;
+  cases->push_back({"rope_append", calls, attend->rope_bytes, attend->rope_flops, false, [=, &arena](int repeat) {
+                      const kernels::RopeAppendArgs rope = args(repeat).first;
+                      return arena.table().rope_append(arena.device(), &rope, &attend->layout, nullptr);
+                    }});
+  cases->push_back({"attention", calls, attend->bytes, attend->flops, false, [=, &arena](int repeat) {
+                      const kernels::AttentionArgs attention = args(repeat).second;
+                      return arena.table().attention(arena.device(), &attention, &attend->layout, nullptr);
+                    }});
 }
 
-Case Attention(Arena& arena, const ModelShape& m, const StepShape& s, const kernels::StepLayout& layout,
-               std::shared_ptr<std::vector<kernels::KvLayer>> cache) {
-  const int64_t tokens = s.tokens(), width = int64_t{m.heads} * m.head_dim;
-  const Tensor q = Dense(arena.Random(tokens * width), kBF16, 3, tokens, m.heads, m.head_dim);
-  const Tensor out = Dense(arena.Take(static_cast<size_t>(tokens * width * 2)), kBF16, 2, tokens, width);
-  const double seen = static_cast<double>(s.sequences) * s.rows * (s.context - (s.rows - 1) / 2.0);  // (row, position) pairs
-  const double bytes = 4.0 * s.sequences * s.context * m.kv_heads * m.head_dim + 4.0 * static_cast<double>(tokens * width);
-  return {"attention", m.layers, bytes, 4.0 * seen * static_cast<double>(width), false, [=, &arena](int repeat) {
-            const kernels::AttentionArgs args{q, out, (*cache)[repeat % cache->size()], 0.125f, 0};
-            return arena.table().attention(arena.device(), &args, &layout, nullptr);
-          }};
-}
-
-Case Norm(Arena& arena, int calls, int64_t tokens, int64_t hidden) {
-  const Tensor x = Dense(arena.Random(tokens * hidden), kBF16, 2, tokens, hidden);
-  const Tensor out = Dense(arena.Take(static_cast<size_t>(tokens * hidden * 2)), kBF16, 2, tokens, hidden);
+Case Norm(Arena& arena, int64_t tokens, int64_t hidden) {
+  const Tensor x = Rows(arena.Random(tokens * hidden), tokens, hidden);
+  const Tensor out = Rows(arena.Take(static_cast<size_t>(tokens * hidden * 2)), tokens, hidden);
   const void* gamma = arena.Random(hidden);
-  const double values = static_cast<double>(tokens * hidden);
-  return {"rms_norm", calls, 4 * values, 4 * values, false, [=, &arena](int) {
-            return arena.table().rms_norm(arena.device(), x, gamma, 1e-5f, out, nullptr);
+  return {"rms_norm", 0, 2 * Half(tokens * hidden), 4.0 * static_cast<double>(tokens * hidden), false, [=, &arena](int) {
+            return arena.table().rms_norm(arena.device(), x, gamma, kEpsilon, out, nullptr);
           }};
 }
 
-Case Embedding(Arena& arena, const ModelShape& m, int64_t tokens) {
-  auto weights = std::make_shared<std::vector<Weight>>(ColdWeights(arena, m.vocab, m.hidden));
+Case Embedding(Arena& arena, ColdWeights& cold, const ModelShape& m, int64_t tokens) {
+  const std::vector<Weight>* weights = &cold.Get(m.vocab, m.hidden);
   std::vector<int32_t> ids(static_cast<size_t>(tokens));
   for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(i * 7919 % m.vocab);
   const int32_t* device_ids = arena.Copy(ids);
-  const Tensor out = Dense(arena.Take(static_cast<size_t>(tokens * m.hidden * 2)), kBF16, 2, tokens, m.hidden);
-  return {"embedding", 1, 4.0 * static_cast<double>(tokens * m.hidden), 0, false, [=, &arena](int repeat) {
+  const Tensor out = Rows(arena.Take(static_cast<size_t>(tokens * m.hidden * 2)), tokens, m.hidden);
+  return {"embedding", 1, 2 * Half(tokens * m.hidden), 0, false, [=, &arena](int repeat) {
             return arena.table().embedding(arena.device(), &(*weights)[repeat % weights->size()], device_ids, out, nullptr);
           }};
 }
 
-Case Sample(Arena& arena, const ModelShape& m, int64_t rows, std::string name, float temperature, float top_p) {
+// The rows whose logits are wanted, one a sequence, as they are taken out before the last layer's output product.
+Case Gather(Arena& arena, std::string name, const StepShape& s, int64_t columns) {
+  const Tensor x = Rows(arena.Random(s.tokens() * columns), s.tokens(), columns);
+  const Tensor out = Rows(arena.Take(static_cast<size_t>(s.sequences * columns * 2)), s.sequences, columns);
+  std::vector<int32_t> rows;
+  for (int q = 1; q <= s.sequences; ++q) rows.push_back(q * s.rows - 1);
+  const int32_t* device_rows = arena.Copy(rows);
+  return {std::move(name), 1, 2 * Half(s.sequences * columns), 0, false, [=, &arena](int) {
+            return arena.table().gather_rows(arena.device(), x, device_rows, out, nullptr);
+          }};
+}
+
+Case Sample(Arena& arena, const ModelShape& m, int64_t rows, std::string name, int calls, float temperature, float top_p, int32_t top_k) {
   std::vector<float> logits(static_cast<size_t>(rows * m.vocab));
   std::minstd_rand rng(2);
   std::normal_distribution<float> normal(0, 3);
-  for (float& x : logits) x = normal(rng);
-  std::vector<kernels::SamplingRow> options(static_cast<size_t>(rows), {temperature, top_p, 0, 1, 0, 0, 0, -1, 7, 0, -1, 0, -1, 0, 0});
+  std::vector<float> one(static_cast<size_t>(m.vocab));
+  for (float& x : one) x = normal(rng);
+  for (int64_t row = 0; row < rows; ++row) {  // every row the same values, turned
+    std::rotate_copy(one.begin(), one.begin() + row * 977 % m.vocab, one.end(), logits.begin() + row * m.vocab);
+  }
+  std::vector<kernels::SamplingRow> options(static_cast<size_t>(rows),
+                                            {temperature, top_p, 0, 1, 0, 0, top_k, -1, 7, 0, -1, 0, -1, 0, 0});
   for (size_t i = 0; i < options.size(); ++i) options[i].position = static_cast<int32_t>(i);
   kernels::SampleArgs args{};
   args.logits = Dense(arena.Copy(logits), kernels::kF32, 2, rows, m.vocab);
   args.vocab = m.vocab;
   args.options = arena.Copy(options);
   args.out_ids = static_cast<int32_t*>(arena.Take(static_cast<size_t>(rows) * 4));
-  return {std::move(name), 0, 4.0 * static_cast<double>(rows * m.vocab), 0, false, [=, &arena](int) {
+  return {std::move(name), calls, 4.0 * static_cast<double>(rows * m.vocab), 0, false, [=, &arena](int) {
             return arena.table().sample(arena.device(), &args, nullptr);
           }};
+}
+
+// The three products after attention. `suffix` tells the last layer's apart, where they see only the wanted rows.
+void AddOutputAndMlp(Arena& arena, ColdWeights& cold, const ModelShape& m, int64_t rows, int calls, const std::string& suffix,
+                     std::vector<Case>* cases) {
+  const int64_t q_width = int64_t{m.heads} * m.head_dim;
+  cases->push_back(Linear(arena, cold, "linear o" + suffix, calls, rows, m.hidden, q_width, {.epilogue = kernels::kEpilogueAdd}));
+  cases->push_back(Linear(arena, cold, "norm+linear gate+up" + suffix, calls, rows, 2 * m.intermediate, m.hidden,
+                          {.epilogue = kernels::kEpilogueSiluMul, .norm = true}));
+  cases->push_back(Linear(arena, cold, "linear down" + suffix, calls, rows, m.hidden, m.intermediate, {.epilogue = kernels::kEpilogueAdd}));
 }
 
 }  // namespace
@@ -164,54 +205,34 @@ const ModelShape* FindShape(std::string_view name) {
   return nullptr;
 }
 
-Arena::~Arena() {
-  for (void* memory : taken_) table_.free(device_, memory);
-}
-
-void* Arena::Take(size_t bytes) {
-  void* memory = nullptr;
-  if (table_.alloc(device_, bytes, &memory) != kernels::kOk) {
-    std::fprintf(stderr, "%s\n", table_.last_error(device_));
-    std::exit(1);
-  }
-  taken_.push_back(memory);
-  return memory;
-}
-
-void* Arena::Copy(const void* host, size_t bytes) {
-  void* memory = Take(bytes);
-  if (table_.copy_to_device(device_, memory, host, bytes, nullptr) != kernels::kOk) std::abort();
-  return memory;
-}
-
-void* Arena::Random(int64_t count, float scale) {
-  std::vector<uint16_t> values(static_cast<size_t>(count));
-  std::uniform_real_distribution<float> uniform(-scale, scale);
-  for (auto& v : values) v = ToBf16(uniform(rng_));
-  return Copy(values.data(), values.size() * 2);
-}
-
-std::vector<Case> StepCases(Arena& arena, const ModelShape& m, const StepShape& s) {
-  const int64_t tokens = s.tokens(), heads = int64_t{m.heads} * m.head_dim, all_heads = heads + 2 * int64_t{m.kv_heads} * m.head_dim;
-  const kernels::StepLayout layout = Layout(arena, s);
-  auto cache = std::make_shared<std::vector<kernels::KvLayer>>(ColdCache(arena, m, s));
+std::vector<Case> StepCases(Arena& arena, ColdWeights& cold, const ModelShape& m, const StepShape& s) {
+  const int64_t tokens = s.tokens(), q_width = int64_t{m.heads} * m.head_dim, qkv_width = q_width + 2 * int64_t{m.kv_heads} * m.head_dim;
+  const bool last_differs = s.rows > 1;
   std::vector<Case> cases;
-  cases.push_back(Embedding(arena, m, tokens));
-  cases.push_back(Norm(arena, 2 * m.layers, tokens, m.hidden));
-  cases.push_back(Linear(arena, "linear qkv", m.layers, tokens, all_heads, m.hidden, kernels::kEpilogueNone));
-  cases.push_back(Rope(arena, m, s, layout, cache));
-  cases.push_back(Attention(arena, m, s, layout, cache));
-  cases.push_back(Linear(arena, "linear o", m.layers, tokens, m.hidden, heads, kernels::kEpilogueAdd));
-  cases.push_back(Linear(arena, "linear gate+up", m.layers, tokens, 2 * m.intermediate, m.hidden, kernels::kEpilogueSiluMul));
-  cases.push_back(Linear(arena, "linear down", m.layers, tokens, m.hidden, m.intermediate, kernels::kEpilogueAdd));
-  cases.push_back(Linear(arena, "linear head", 1, s.sequences, m.vocab, m.hidden, kernels::kEpilogueNone, true));
-  cases.push_back(Sample(arena, m, s.sequences, "sample greedy", 0, 1));
-  cases.back().calls = 1;
-  cases.push_back(Sample(arena, m, s.sequences, "sample t=1", 1, 1));  // these two stand in the place of greedy: not in the sum
-  cases.push_back(Sample(arena, m, s.sequences, "sample t=0.8 p=0.95", 0.8f, 0.95f));
+  cases.push_back(Embedding(arena, cold, m, tokens));
+  cases.push_back(Linear(arena, cold, "norm+linear qkv", m.layers, tokens, qkv_width, m.hidden, {.norm = true, .bias = m.qkv_bias}));
+  AddAttention(arena, m, s, &cases);
+  AddOutputAndMlp(arena, cold, m, tokens, m.layers - int{last_differs}, "", &cases);
+  cases.push_back(Gather(arena, "gather_rows hidden", s, m.hidden));
+  cases.push_back(Gather(arena, "gather_rows heads", s, q_width));
+  if (last_differs) AddOutputAndMlp(arena, cold, m, s.sequences, 1, ", last", &cases);
+  cases.push_back(Linear(arena, cold, "norm+linear head", 1, s.sequences, m.vocab, m.hidden, {.norm = true, .logits = true}));
+  cases.push_back(Sample(arena, m, s.sequences, "sample greedy", 1, 0, 1, 0));
+  // These stand in the place of another, and are not in the sum.
+  cases.push_back(Sample(arena, m, s.sequences, "sample t=1", 0, 1, 1, 0));
+  cases.push_back(Sample(arena, m, s.sequences, "sample t=0.8 p=0.95", 0, 0.8f, 0.95f, 0));
+  cases.push_back(Sample(arena, m, s.sequences, "sample k=50 p=0.95", 0, 0.8f, 0.95f, 50));
+  cases.push_back(Norm(arena, tokens, m.hidden));
   return cases;
 }
 
-Case PeakCase(Arena& arena, int64_t m, int64_t n, int64_t k) { return Linear(arena, "linear peak", 1, m, n, k, kernels::kEpilogueNone); }
+Case PeakCase(Arena& arena, ColdWeights& cold, int64_t m, int64_t n, int64_t k) {
+  return Linear(arena, cold, "linear peak", 1, m, n, k);
+}
+
+Case CopyCase(Arena& arena, int64_t bytes) {
+  constexpr int64_t kColumns = 4096;
+  return Gather(arena, "gather_rows copy", {static_cast<int>(bytes / (2 * kColumns)), 1, 1}, kColumns);
+}
 
 }  // namespace phalanx::bench

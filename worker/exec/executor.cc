@@ -134,7 +134,7 @@ absl::StatusOr<std::unique_ptr<KernelExecutor>> KernelExecutor::Create(const ker
   const bool graphs = UsesGraphs(table, options);
   const int32_t logit_rows = LogitRows(config.vocab_size, graphs, options);
   const model::LoadOptions load{options.model_path, options.dtype, options.max_model_len, options.max_num_batched_tokens, logit_rows,
-                                options.progress, options.load_format};
+                                options.progress, options.load_format, options.group};
   PHX_ASSIGN_OR_RETURN(executor->model_, model::LoadModel(table, device, load));
   PHX_RETURN_IF_ERROR(executor->TakeStaging(config, options, logit_rows));
   PHX_RETURN_IF_ERROR(executor->TakeVaultAndRows(config, options));

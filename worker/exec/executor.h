@@ -28,10 +28,11 @@ struct ExecutorOptions {
   int32_t steps_ahead = -1;               // core::ExecutorInfo's; -1 = 1 where the table's operations return before they have finished
   std::function<void(double)> progress;   // loading, 0..1
   model::LoadFormat load_format = model::LoadFormat::kAuto;
+  tp::Group* group = nullptr;             // the ranks that share the model, which all run the same plans; null = this one alone
 };
 
-// Loads the model, takes all memory, warms what the first requests will use. Errors: the model's; kResourceExhausted if the KV cache would not hold one
-// sequence of max_model_len (says how much is needed and which flag helps).
+// Loads the model, takes all memory, warms what the first requests will use. Errors: the model's; kResourceExhausted if the KV cache would
+// not hold one sequence of max_model_len (says how much is needed and which flag helps).
 absl::StatusOr<std::unique_ptr<core::Executor>> MakeExecutor(const kernels::Table& table, kernels::Device* device,
                                                              const ExecutorOptions& options);
 

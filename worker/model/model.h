@@ -12,6 +12,10 @@
 #include "kernels/kernels.h"
 #include "services/status.h"
 
+namespace phalanx::worker::tp {
+class Group;
+}  // namespace phalanx::worker::tp
+
 namespace phalanx::worker::model {
 
 enum class RopeScaling { kNone, kLinear, kLlama3 };
@@ -62,6 +66,7 @@ struct LoadOptions {
   int32_t max_logit_rows = 0;                   // rows of one call to Logits
   std::function<void(double)> progress;         // 0..1, may be null; called from the loading thread
   LoadFormat format = LoadFormat::kAuto;        // kDummy: made-up weights; of `path` only the configuration is read
+  tp::Group* group = nullptr;                   // the ranks that share the model; null = this one alone. Outlives the model
 };
 
 // Scratch and state that a forward pass needs from exec.

@@ -416,7 +416,7 @@ void LaunchParts(const AttentionParams& p, const DecodeSplit& split, const RopeP
   constexpr size_t kBytes = sizeof(DecodeShared<kHeadDim>) + (kRope ? sizeof(RopeShared<kHeadDim>) : 0);
   static_assert(sizeof(DecodeShared<kHeadDim>) % 16 == 0);
   const auto kernel = DecodeParts<kHeadDim, kRope>;
-  WantSharedMemory(reinterpret_cast<const void*>(kernel), kBytes);
+  WantSharedMemory(reinterpret_cast<const void*>(kernel));
   const dim3 grid(static_cast<unsigned>(p.sequences) * static_cast<unsigned>(split.splits),
                   static_cast<unsigned>(p.kv_heads * GroupTiles(p.group)));
   Launch(kernel, grid, dim3(kThreads), kBytes, stream, p, split, rope);

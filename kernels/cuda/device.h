@@ -111,11 +111,15 @@ void Launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_
   }, values);
 }
 
-// Lets a CTA of `kernel` have `bytes` of shared memory, and wants as much of the SM's memory as possible to be shared memory. An SM changes
+// Lets a CTA of `kernel`, which has no static shared memory, have all that the current device gives, and wants as much of the SM's memory
+// as possible to be shared memory. The limit is the same at every call, so that a launch in a graph never meets a lower one. An SM changes
 // that split only when it is empty: kernels that are to run beside each other must want the same, or the next one's CTAs crowd on the few
 // SMs whose split suits them (measured on an H100: 132 CTAs on 73 SMs).
-inline void WantSharedMemory(const void* kernel, size_t bytes) {
-  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+inline void WantSharedMemory(const void* kernel) {
+  int device = 0, bytes = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
 }
 

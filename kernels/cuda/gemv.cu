@@ -393,7 +393,7 @@ __global__ void __launch_bounds__(kThreads, kHalves == 1 ? 3 : 2) StreamRows(con
 template <int kHalves, bool kNorm, int kStages>
 void LaunchRows(const StreamParams& p, const StreamConfig& config, cudaStream_t stream) {
   const auto kernel = StreamRows<kHalves, kNorm, kStages>;
-  WantSharedMemory(reinterpret_cast<const void*>(kernel), static_cast<size_t>(config.shared_bytes));
+  WantSharedMemory(reinterpret_cast<const void*>(kernel));
   Launch(kernel, dim3(static_cast<unsigned>(config.ctas)), dim3(kThreads), static_cast<size_t>(config.shared_bytes), stream, p);
 }
 

@@ -13,10 +13,12 @@
 namespace phalanx::kernels::cuda {
 namespace {
 
-void Use(const Device* device) {
+cudaError_t Use(const Device* device) {
   thread_local int current = -1;  // nothing else in the process uses CUDA
-  if (current == device->index) return;
-  if (cudaSetDevice(device->index) == cudaSuccess) current = device->index;
+  if (current == device->index) return cudaSuccess;
+  const cudaError_t status = cudaSetDevice(device->index);
+  current = status == cudaSuccess ? device->index : -1;
+  return status;
 }
 
 // OnDevice<f>::Call is f with its device made current.
@@ -55,7 +57,7 @@ Code Open(Device* device, int index) {
   if (index < 0 || index >= count) return device->Fail(kUnsupported, "GPU %d: this machine has %d", index, count);
   device->index = index;
   int major = 0, minor = 0;
-  Code code = device->Check(cudaSetDevice(index), "cudaSetDevice");
+  Code code = device->Check(Use(device), "cudaSetDevice");
   const auto get = [&](int* to, cudaDeviceAttr attribute) {
     if (code == kOk) code = device->Check(cudaDeviceGetAttribute(to, attribute, index), "cudaDeviceGetAttribute");
   };

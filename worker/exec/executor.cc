@@ -166,8 +166,10 @@ absl::Status KernelExecutor::TakeStaging(const model::ModelConfig& config, const
 absl::Status KernelExecutor::TakeVaultAndRows(const model::ModelConfig& config, const ExecutorOptions& options) {
   kernels::DeviceInfo device_info{};
   PHX_RETURN_IF_ERROR(Check(table_.info(device_, &device_info), "info"));
+  model::ModelConfig own = config;   // what this rank's cache holds
+  own.num_kv_heads = model_->kv_heads();
   KvBudget budget;
-  budget.block_bytes = BlockBytes(config, options.kv_dtype, options.block_size);
+  budget.block_bytes = BlockBytes(own, options.kv_dtype, options.block_size);
   budget.kv_cache_bytes = options.kv_cache_bytes;
   budget.utilization = options.gpu_memory_utilization;
   budget.memory_total = device_info.memory_total;
@@ -176,8 +178,8 @@ absl::Status KernelExecutor::TakeVaultAndRows(const model::ModelConfig& config, 
   budget.block_size = options.block_size;
   budget.max_model_len = options.max_model_len;
   budget.max_num_seqs = options.max_num_seqs;
-  PHX_ASSIGN_OR_RETURN(const int32_t num_blocks, CountBlocks(budget));
-  PHX_ASSIGN_OR_RETURN(vault_, TakeVault(config, options.kv_dtype, options.block_size, num_blocks, &memory_));
+  PHX_ASSIGN_OR_RETURN(const int32_t num_blocks, AgreeOnBlocks(CountBlocks(budget), options.group));
+  PHX_ASSIGN_OR_RETURN(vault_, TakeVault(own, options.kv_dtype, options.block_size, num_blocks, &memory_));
   rows_.emplace(options.max_num_seqs, num_blocks, options.block_size);
   info_ = {num_blocks,           options.block_size, options.max_num_seqs,        options.max_num_batched_tokens,
            options.max_model_len, config.vocab_size,  StepsAhead(table_, options)};

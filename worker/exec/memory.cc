@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_format.h"
+#include "worker/tp/group.h"
 
 namespace phalanx::worker::exec {
 namespace {
@@ -45,6 +46,20 @@ absl::StatusOr<int32_t> CountBlocks(const KvBudget& budget) {
   const uint64_t blocks = std::min({bytes / budget.block_bytes, useful, uint64_t{INT32_MAX}});
   if (blocks < one_sequence) return TooLittle(budget, one_sequence * budget.block_bytes, bytes);
   return static_cast<int32_t>(blocks);
+}
+
+absl::StatusOr<int32_t> AgreeOnBlocks(const absl::StatusOr<int32_t>& own, tp::Group* group) {
+  if (group == nullptr || group->size() == 1) return own;
+  // A rank without room says so: the others would wait for it in vain.
+  int32_t mine = own.ok() ? *own : 0;
+  std::vector<int32_t> all(group->size());
+  const absl::Status gathered = group->AllGather(kernels::Dense(&mine, kernels::kI32, 1, 1),
+                                                 kernels::Dense(all.data(), kernels::kI32, 1, group->size()), nullptr);
+  PHX_RETURN_IF_ERROR(own.status());
+  PHX_RETURN_IF_ERROR(gathered);
+  const auto least = std::min_element(all.begin(), all.end());
+  if (*least > 0) return *least;
+  return absl::ResourceExhaustedError(absl::StrFormat("rank %d has no room for the KV cache; its log says more", least - all.begin()));
 }
 
 uint64_t BlockBytes(const model::ModelConfig& config, kernels::DType kv_dtype, int32_t block_size) {

@@ -34,6 +34,11 @@ constexpr uint64_t kHostKvBytesMax = uint64_t{4} << 30;
 // Errors: kResourceExhausted, with both sizes and the flags that help.
 absl::StatusOr<int32_t> CountBlocks(const KvBudget& budget);
 
+// The smallest number of the ranks, which all must call it: one plan names blocks for all of them. Null group: this rank's number.
+// Errors: this rank's; kResourceExhausted naming another rank that has none; those of the group.
+absl::StatusOr<int32_t> AgreeOnBlocks(const absl::StatusOr<int32_t>& own, tp::Group* group);
+
+// `config` is that of one rank: num_kv_heads are those it holds.
 uint64_t BlockBytes(const model::ModelConfig& config, kernels::DType kv_dtype, int32_t block_size);
 
 // Takes the vault's memory: one array for keys and one for values a layer.

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <utility>
@@ -55,8 +56,17 @@ std::string HfName(std::string_view name) {
   return std::string(name);
 }
 
+SourceTensor MatrixOf(int64_t rows, int64_t columns) {
+  SourceTensor tensor;
+  tensor.rows = rows;
+  tensor.columns = tensor.stored_columns = columns;
+  tensor.row_cut = Whole(rows);
+  tensor.column_cut = Whole(columns);
+  return tensor;
+}
+
 // One-dimensional tensors count as one row.
-SourceTensor ShapeOf(const std::vector<int64_t>& shape) { return {nullptr, shape.size() == 1 ? 1 : shape[0], shape.back()}; }
+SourceTensor ShapeOf(const std::vector<int64_t>& shape) { return MatrixOf(shape.size() == 1 ? 1 : shape[0], shape.back()); }
 
 void StoreRow(const float* row, int64_t columns, kernels::DType dtype, void* out, int64_t at) {
   if (dtype == kernels::kF32) {
@@ -75,18 +85,46 @@ struct RowRange {
 
 // What must be read for the rows [begin, end) of Hugging Face's order: whole heads where these are interleaved.
 RowRange FileRows(const SourceTensor& tensor, int64_t begin, int64_t end) {
-  if (tensor.permuted_heads == 0) return {begin, end};
-  const int64_t head_rows = tensor.rows / tensor.permuted_heads;
-  return {begin / head_rows * head_rows, (end + head_rows - 1) / head_rows * head_rows};
+  const int64_t head = tensor.permuted_rows;
+  if (head == 0) return {begin, end};
+  return {begin / head * head, (end + head - 1) / head * head};
 }
 
 // Where Hugging Face's row lies in the file: GGUF interleaves the two halves of each head.
 int64_t FileRow(const SourceTensor& tensor, int64_t row) {
-  if (tensor.permuted_heads == 0) return row;
-  const int64_t head_rows = tensor.rows / tensor.permuted_heads;
-  const int64_t in_head = row % head_rows;
-  const int64_t half = head_rows / 2;
+  if (tensor.permuted_rows == 0) return row;
+  const int64_t in_head = row % tensor.permuted_rows;
+  const int64_t half = tensor.permuted_rows / 2;
   return row - in_head + (in_head < half ? 2 * in_head : 2 * (in_head - half) + 1);
+}
+
+// The bytes of a tensor's columns within each stored row, whole blocks of them.
+struct ColumnBytes {
+  uint64_t row_bytes;   // a whole stored row
+  uint64_t first;       // of the row's bytes
+  uint64_t count;
+  int64_t elements;     // in these bytes
+  int64_t skipped;      // of the elements, before the first wanted one
+};
+
+ColumnBytes BytesOfColumns(const SourceTensor& tensor) {
+  const formats::Encoding encoding = tensor.range->encoding;
+  const int64_t block = formats::BlockElements(encoding);
+  const int64_t from = tensor.column_cut.first / block * block;
+  const int64_t end = (tensor.column_cut.first + tensor.column_cut.count + block - 1) / block * block;
+  return {formats::EncodedBytes(encoding, tensor.stored_columns), formats::EncodedBytes(encoding, from),
+          formats::EncodedBytes(encoding, end - from), end - from, tensor.column_cut.first - from};
+}
+
+// Reads the tensor's columns of `count` rows from row `row` of the file on.
+absl::Status ReadFile(const SourceTensor& tensor, const ColumnBytes& columns, int64_t row, int64_t count, char* out, uint64_t stride) {
+  const formats::MappedFile& file = *tensor.range->file;
+  const char* from = tensor.range->bytes.data() + row * columns.row_bytes + columns.first;
+  if (columns.count == columns.row_bytes) return file.ReadRows(from, count, {out, columns.count, stride});
+  for (int64_t i = 0; i < count; ++i) {
+    PHX_RETURN_IF_ERROR(file.ReadRows(from + i * columns.row_bytes, 1, {out + i * stride, columns.count, columns.count}));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -174,10 +212,10 @@ absl::StatusOr<SourceTensor> Checkpoint::Expect(std::string_view name, const std
     default: break;
   }
   used_.insert(it->first);
-  SourceTensor tensor = ShapeOf(shape);
+  // A bias is permuted like rows.
+  SourceTensor tensor = shape.size() == 1 && entry.permuted_heads > 0 ? MatrixOf(shape[0], 1) : ShapeOf(shape);
   tensor.range = entry.range;
-  tensor.permuted_heads = entry.permuted_heads;
-  if (shape.size() == 1 && entry.permuted_heads > 0) std::swap(tensor.rows, tensor.columns);  // a bias is permuted like rows
+  if (entry.permuted_heads > 0) tensor.permuted_rows = tensor.rows / entry.permuted_heads;
   return tensor;
 }
 
@@ -190,33 +228,54 @@ absl::Status Checkpoint::CheckAllUsed() const {
   return absl::OkStatus();
 }
 
+SourceTensor SourceTensor::Part(const Cut& part_rows, const Cut& part_columns) const {
+  PHX_CHECK(part_rows.first + part_rows.count <= rows && part_columns.first + part_columns.count <= stored_columns);
+  SourceTensor part = *this;
+  part.row_cut = part_rows;
+  part.column_cut = part_columns;
+  part.rows = part_rows.width;
+  part.columns = part_columns.width;
+  return part;
+}
+
 absl::Status Checkpoint::ReadRows(const SourceTensor& tensor, int64_t begin, int64_t count, kernels::DType dtype, void* out,
                                   int64_t stride, ReadScratch* scratch) const {
   const uint64_t size = kernels::DTypeBytes(dtype);
   auto* to = static_cast<char*>(out);
-  if (tensor.range == nullptr) {
-    for (int64_t i = 0; i < count; ++i) {
-      dummy_->Copy(tensor.dummy_place, uint64_t(begin + i) * tensor.columns, tensor.columns, dtype, to + i * stride * size);
-    }
-    return absl::OkStatus();
-  }
-  const formats::TensorRange& range = *tensor.range;
-  const uint64_t row_bytes = formats::EncodedBytes(range.encoding, tensor.columns);
-  const bool as_stored = (range.encoding == Encoding::kBF16 && dtype == kernels::kBF16) ||
-                         (range.encoding == Encoding::kF32 && dtype == kernels::kF32);
-  if (as_stored && tensor.permuted_heads == 0) {
-    return range.file->ReadRows(range.bytes.data() + begin * row_bytes, count, {to, row_bytes, stride * size});
-  }
-  const RowRange stored = FileRows(tensor, begin, begin + count);
-  const uint64_t rows = stored.end - stored.begin;
-  if (scratch->stored.size() < rows * row_bytes) scratch->stored.resize(rows * row_bytes);
-  if (scratch->row.size() < static_cast<size_t>(tensor.columns)) scratch->row.resize(tensor.columns);
-  PHX_RETURN_IF_ERROR(range.file->ReadRows(range.bytes.data() + stored.begin * row_bytes, rows,
-                                           {scratch->stored.data(), row_bytes, row_bytes}));
+  const int64_t stored = std::clamp<int64_t>(tensor.row_cut.count - begin, 0, count);
+  const int64_t columns = stored > 0 ? tensor.column_cut.count : 0;
   for (int64_t i = 0; i < count; ++i) {
-    const char* from = scratch->stored.data() + (FileRow(tensor, begin + i) - stored.begin) * row_bytes;
-    PHX_CHECK(formats::DecodeToF32(range.encoding, from, tensor.columns, scratch->row.data()).ok());  // else Expect had refused it
-    StoreRow(scratch->row.data(), tensor.columns, dtype, to, i * stride);
+    const int64_t there = i < stored ? columns : 0;
+    std::memset(to + (i * stride + there) * size, 0, (tensor.columns - there) * size);
+  }
+  if (columns == 0) return absl::OkStatus();
+  if (tensor.range != nullptr) return ReadStored(tensor, begin, stored, dtype, to, stride, scratch);
+  for (int64_t i = 0; i < stored; ++i) {
+    const auto at = static_cast<uint64_t>((tensor.row_cut.first + begin + i) * tensor.stored_columns + tensor.column_cut.first);
+    dummy_->Copy(tensor.dummy_place, at, columns, dtype, to + i * stride * size);
+  }
+  return absl::OkStatus();
+}
+
+// Rows that are in a file.
+absl::Status Checkpoint::ReadStored(const SourceTensor& tensor, int64_t begin, int64_t count, kernels::DType dtype, char* out,
+                                    int64_t stride, ReadScratch* scratch) {
+  const Encoding encoding = tensor.range->encoding;
+  const ColumnBytes columns = BytesOfColumns(tensor);
+  const int64_t first = tensor.row_cut.first + begin;
+  const bool as_stored = (encoding == Encoding::kBF16 && dtype == kernels::kBF16) || (encoding == Encoding::kF32 && dtype == kernels::kF32);
+  if (as_stored && tensor.permuted_rows == 0) {
+    return ReadFile(tensor, columns, first, count, out, stride * kernels::DTypeBytes(dtype));
+  }
+  const RowRange stored = FileRows(tensor, first, first + count);
+  const int64_t rows = stored.end - stored.begin;
+  if (scratch->stored.size() < rows * columns.count) scratch->stored.resize(rows * columns.count);
+  if (scratch->row.size() < static_cast<size_t>(columns.elements)) scratch->row.resize(columns.elements);
+  PHX_RETURN_IF_ERROR(ReadFile(tensor, columns, stored.begin, rows, scratch->stored.data(), columns.count));
+  for (int64_t i = 0; i < count; ++i) {
+    const char* from = scratch->stored.data() + (FileRow(tensor, first + i) - stored.begin) * columns.count;
+    PHX_CHECK(formats::DecodeToF32(encoding, from, columns.elements, scratch->row.data()).ok());  // else Expect had refused it
+    StoreRow(scratch->row.data() + columns.skipped, tensor.column_cut.count, dtype, out, i * stride);
   }
   return absl::OkStatus();
 }

@@ -11,19 +11,25 @@
 
 #include "formats/gguf.h"
 #include "formats/safetensors.h"
+#include "worker/model/cut.h"
 #include "worker/model/dummy.h"
 #include "worker/model/model.h"
 
 namespace phalanx::worker::model {
 
-// A tensor as the loader sees it: a matrix [rows, columns] in Hugging Face row order.
+// A tensor as the loader sees it: a matrix [rows, columns] in Hugging Face row order; or a part of one.
 struct SourceTensor {
   const formats::TensorRange* range = nullptr;   // null: made up
   int64_t rows = 0;
   int64_t columns = 0;
-  int32_t permuted_heads = 0;   // > 0: rows are interleaved per head as GGUF converters leave llama's q and k
+  int64_t permuted_rows = 0;    // > 0: heads of so many rows are interleaved as GGUF converters leave llama's q and k
   uint64_t dummy_place = 0;     // of a made-up tensor, see dummy.h
+  int64_t stored_columns = 0;   // of the whole matrix
+  Cut row_cut;                  // where `rows` and `columns` lie in the whole matrix; what they have beyond it reads as zeros
+  Cut column_cut;
 
+  // The part of a whole tensor that is cut out.
+  SourceTensor Part(const Cut& part_rows, const Cut& part_columns) const;
   // Orders tensors as they lie in their files.
   const char* place() const { return range == nullptr ? nullptr : range->bytes.data(); }
 };
@@ -49,7 +55,8 @@ class Checkpoint {
   absl::Status CheckAllUsed() const;
 
   // Writes rows [begin, begin + count) of `tensor` as `dtype` (kBF16 or kF32); row i goes to `out` + i * `stride` elements. What is stored
-  // as it is wanted is read straight to its place. Errors: kDataLoss naming the file.
+  // as it is wanted is read straight to its place. Of a part only its own bytes are read; a cut through a quantised block reads that block
+  // whole. Errors: kDataLoss naming the file.
   absl::Status ReadRows(const SourceTensor& tensor, int64_t begin, int64_t count, kernels::DType dtype, void* out, int64_t stride,
                         ReadScratch* scratch) const;
 
@@ -57,6 +64,8 @@ class Checkpoint {
   Checkpoint() = default;
   SourceTensor ExpectDummy(std::string_view name, const std::vector<int64_t>& shape) const;
   absl::Status AddGgufNames(const ModelConfig& config);
+  static absl::Status ReadStored(const SourceTensor& tensor, int64_t begin, int64_t count, kernels::DType dtype, char* out, int64_t stride,
+                                 ReadScratch* scratch);
 
   struct Entry {
     const formats::TensorRange* range;

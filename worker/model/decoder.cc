@@ -8,7 +8,9 @@
 #include "services/check.h"
 #include "worker/model/device.h"
 #include "worker/model/model.h"
+#include "worker/model/shard.h"
 #include "worker/model/weights.h"
+#include "worker/tp/group.h"
 
 namespace phalanx::worker::model {
 namespace {
@@ -17,7 +19,7 @@ using kernels::Dense;
 using kernels::Stream;
 using kernels::Tensor;
 
-// What lies between operations. Every buffer has room for the largest step.
+// What lies between operations. Every buffer has room for the largest step. Heads and the intermediate size are this rank's.
 struct Scratch {
   void* residual = nullptr;    // [tokens, hidden]
   void* normed = nullptr;      // [tokens, hidden]
@@ -27,16 +29,21 @@ struct Scratch {
   void* inner = nullptr;       // [tokens, intermediate]
   void* wanted = nullptr;      // [tokens, hidden] last hidden state of the rows whose logits are wanted
   void* wanted_attention = nullptr;  // [tokens, heads head_dim] the same rows' attention output in the last layer
+  float* shard_logits = nullptr;     // [logit rows, this rank's part of vocab]; null without other ranks
+  float* all_logits = nullptr;       // [ranks, logit rows, a rank's part of vocab]; likewise
 };
 
 class Decoder : public Model {
  public:
-  Decoder(const kernels::Table& table, kernels::Device* device, ModelConfig config, const LoadOptions& options, DecoderWeights weights)
-      : table_(table), device_(device), config_(std::move(config)), dtype_(options.dtype), max_tokens_(options.max_step_tokens),
+  Decoder(const kernels::Table& table, kernels::Device* device, ModelConfig config, const Shard& shard, const LoadOptions& options,
+          DecoderWeights weights)
+      : table_(table), device_(device), config_(std::move(config)), shard_(shard), group_(shard.size > 1 ? options.group : nullptr),
+        dtype_(options.dtype), max_tokens_(options.max_step_tokens), max_logit_rows_(options.max_logit_rows),
         weights_(std::move(weights)) {}
 
   const ModelConfig& config() const override { return config_; }
   kernels::DType dtype() const override { return dtype_; }
+  int32_t kv_heads() const override { return shard_.kv_heads; }
   uint64_t weight_bytes() const override { return weights_.memory->bytes(); }
   absl::Status TakeScratch();
   absl::Status Forward(const ForwardInput& input, Stream stream) override;
@@ -45,20 +52,25 @@ class Decoder : public Model {
  private:
   absl::Status Attention(int32_t index, const ForwardInput& input, Stream stream);
   absl::Status OutputAndMlp(const LayerWeights& layer, void* attention, void* residual, int64_t rows, Stream stream);
+  absl::Status AddProduct(Tensor x, const kernels::Weight& weight, const float* bias, Tensor residual, Stream stream);
   absl::Status KeepWanted(const ForwardInput& input, Stream stream);
+  absl::Status GatherLogits(int32_t count, Tensor logits, Stream stream);
   absl::Status Linear(Tensor x, const kernels::Weight& weight, const float* bias, Tensor out, kernels::Epilogue epilogue, Stream stream);
   absl::Status NormLinear(Tensor x, const void* gamma, const kernels::Weight& weight, const float* bias, Tensor out,
                           kernels::Epilogue epilogue, Stream stream);
   absl::Status Check(kernels::Code code, const char* operation) const { return ToStatus(table_, device_, code, operation); }
   Tensor Rows(void* data, int64_t rows, int64_t columns) const { return Dense(data, dtype_, 2, rows, columns); }
-  int64_t q_width() const { return int64_t{config_.num_heads} * config_.head_dim; }
-  int64_t kv_width() const { return int64_t{config_.num_kv_heads} * config_.head_dim; }
+  int64_t q_width() const { return shard_.q.width; }
+  int64_t kv_width() const { return shard_.kv.width; }
 
   const kernels::Table& table_;
   kernels::Device* const device_;
   const ModelConfig config_;
+  const Shard shard_;
+  tp::Group* const group_;           // null: no other ranks
   const kernels::DType dtype_;
   const int32_t max_tokens_;
+  const int32_t max_logit_rows_;
   const DecoderWeights weights_;
   Scratch scratch_;
   std::unique_ptr<DeviceMemory> scratch_memory_;
@@ -70,12 +82,18 @@ absl::Status Decoder::TakeScratch() {
   const std::pair<void**, int64_t> buffers[] = {
       {&scratch_.residual, config_.hidden_size},  {&scratch_.normed, config_.hidden_size},
       {&scratch_.qkv, q_width() + 2 * kv_width()}, {&scratch_.q, q_width()},
-      {&scratch_.attention, q_width()},           {&scratch_.inner, config_.intermediate_size},
+      {&scratch_.attention, q_width()},           {&scratch_.inner, shard_.inner.width},
       {&scratch_.wanted, config_.hidden_size},    {&scratch_.wanted_attention, q_width()},
   };
   for (const auto& [buffer, columns] : buffers) {
     PHX_ASSIGN_OR_RETURN(*buffer, scratch_memory_->Take(columns * max_tokens_ * kernels::DTypeBytes(dtype_), "the forward pass"));
   }
+  if (group_ == nullptr) return absl::OkStatus();
+  const uint64_t bytes = uint64_t(max_logit_rows_) * shard_.vocab.width * sizeof(float);
+  PHX_ASSIGN_OR_RETURN(void* part, scratch_memory_->Take(bytes, "this rank's logits"));
+  PHX_ASSIGN_OR_RETURN(void* all, scratch_memory_->Take(bytes * shard_.size, "all ranks' logits"));
+  scratch_.shard_logits = static_cast<float*>(part);
+  scratch_.all_logits = static_cast<float*>(all);
   return absl::OkStatus();
 }
 
@@ -116,8 +134,8 @@ absl::Status Decoder::Attention(int32_t index, const ForwardInput& input, Stream
   PHX_RETURN_IF_ERROR(NormLinear(Rows(scratch_.residual, tokens, config_.hidden_size), layer.attention_norm, layer.qkv, layer.qkv_bias,
                                  qkv, kernels::kEpilogueNone, stream));
 
-  const Tensor q = Dense(scratch_.q, dtype_, 3, tokens, config_.num_heads, config_.head_dim);
-  const kernels::RopeAppendArgs rope{qkv, q, config_.num_heads, layer.q_norm, layer.k_norm, config_.rms_norm_eps,
+  const Tensor q = Dense(scratch_.q, dtype_, 3, tokens, shard_.heads, config_.head_dim);
+  const kernels::RopeAppendArgs rope{qkv, q, shard_.heads, layer.q_norm, layer.k_norm, config_.rms_norm_eps,
                                      weights_.cos_sin, config_.head_dim, input.kv[index]};
   const float scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim));
   const int32_t window = config_.layer_windows.empty() ? 0 : config_.layer_windows[index];
@@ -131,10 +149,19 @@ absl::Status Decoder::Attention(int32_t index, const ForwardInput& input, Stream
 
 absl::Status Decoder::OutputAndMlp(const LayerWeights& layer, void* attention, void* residual, int64_t rows, Stream stream) {
   const Tensor sum = Rows(residual, rows, config_.hidden_size);
-  const Tensor inner = Rows(scratch_.inner, rows, config_.intermediate_size);
-  PHX_RETURN_IF_ERROR(Linear(Rows(attention, rows, q_width()), layer.o, layer.o_bias, sum, kernels::kEpilogueAdd, stream));
+  const Tensor inner = Rows(scratch_.inner, rows, shard_.inner.width);
+  PHX_RETURN_IF_ERROR(AddProduct(Rows(attention, rows, q_width()), layer.o, layer.o_bias, sum, stream));
   PHX_RETURN_IF_ERROR(NormLinear(sum, layer.mlp_norm, layer.gate_up, layer.gate_up_bias, inner, kernels::kEpilogueSiluMul, stream));
-  return Linear(inner, layer.down, layer.down_bias, sum, kernels::kEpilogueAdd, stream);
+  return AddProduct(inner, layer.down, layer.down_bias, sum, stream);
+}
+
+// residual += the product of all ranks' parts. Rank 0 adds its part to the residual, the others put theirs in the place of it; the sum over
+// the ranks is the new residual on each of them. In fp32 it differs from that of one rank by the order of additions; in bf16 every rank's
+// part is rounded before the sum.
+absl::Status Decoder::AddProduct(Tensor x, const kernels::Weight& weight, const float* bias, Tensor residual, Stream stream) {
+  const kernels::Epilogue epilogue = shard_.rank == 0 ? kernels::kEpilogueAdd : kernels::kEpilogueNone;
+  PHX_RETURN_IF_ERROR(Linear(x, weight, bias, residual, epilogue, stream));
+  return group_ == nullptr ? absl::OkStatus() : group_->AllReduce(residual, stream);
 }
 
 absl::Status Decoder::KeepWanted(const ForwardInput& input, Stream stream) {
@@ -148,8 +175,28 @@ absl::Status Decoder::KeepWanted(const ForwardInput& input, Stream stream) {
 absl::Status Decoder::Logits(int32_t begin, int32_t count, Tensor logits, Stream stream) {
   PHX_CHECK(begin >= 0 && count >= 1 && begin + count <= num_wanted_);
   char* first = static_cast<char*>(scratch_.wanted) + int64_t{begin} * config_.hidden_size * kernels::DTypeBytes(dtype_);
-  return NormLinear(Rows(first, count, config_.hidden_size), weights_.final_norm, weights_.head, nullptr, logits, kernels::kEpilogueNone,
-                    stream);
+  const Tensor x = Rows(first, count, config_.hidden_size);
+  if (group_ == nullptr) return NormLinear(x, weights_.final_norm, weights_.head, nullptr, logits, kernels::kEpilogueNone, stream);
+  PHX_CHECK(count <= max_logit_rows_);
+  const Tensor own = Dense(scratch_.shard_logits, kernels::kF32, 2, count, shard_.vocab.width);
+  PHX_RETURN_IF_ERROR(NormLinear(x, weights_.final_norm, weights_.head, nullptr, own, kernels::kEpilogueNone, stream));
+  return GatherLogits(count, logits, stream);
+}
+
+// Every rank's part of `count` rows, side by side in `logits`; the columns that fill up the last parts are dropped. The one place that
+// needs whole rows on every rank: draws from partial results would replace it.
+absl::Status Decoder::GatherLogits(int32_t count, Tensor logits, Stream stream) {
+  const int64_t width = shard_.vocab.width;
+  PHX_RETURN_IF_ERROR(group_->AllGather(Dense(scratch_.shard_logits, kernels::kF32, 2, count, width),
+                                        Dense(scratch_.all_logits, kernels::kF32, 3, shard_.size, count, width), stream));
+  for (int rank = 0; rank < shard_.size; ++rank) {
+    const Cut part = EvenCut(config_.vocab_size, rank, shard_.size);
+    for (int64_t row = 0; row < count; ++row) {   // host memory: LoadModel has seen to it
+      std::memcpy(static_cast<float*>(logits.data) + row * logits.stride[0] + part.first,
+                  scratch_.all_logits + (rank * count + row) * width, part.count * sizeof(float));
+    }
+  }
+  return absl::OkStatus();
 }
 
 // What a decoder calls. A table without one of them is refused here, never in mid-step.
@@ -180,9 +227,15 @@ absl::StatusOr<std::unique_ptr<Model>> LoadModel(const kernels::Table& table, ke
   }
   PHX_CHECK(options.max_model_len > 0 && options.max_step_tokens > 0);
   PHX_RETURN_IF_ERROR(CheckOperations(table));
+  const bool alone = options.group == nullptr || options.group->size() == 1;
+  // Sums and gathered logits are the host's work here: memory it can reach, and operations that have finished when they return.
+  if (!alone && (!IsHost(table) || table.graph_begin != nullptr)) {
+    return absl::UnimplementedError(absl::StrCat("a model over several ranks runs on CPUs only so far, not on ", table.name));
+  }
   PHX_ASSIGN_OR_RETURN(ModelConfig config, ReadModelConfig(options.path));
-  PHX_ASSIGN_OR_RETURN(DecoderWeights weights, LoadWeights(table, device, config, options));
-  auto model = std::make_unique<Decoder>(table, device, std::move(config), options, std::move(weights));
+  PHX_ASSIGN_OR_RETURN(const Shard shard, MakeShard(config, alone ? 0 : options.group->rank(), alone ? 1 : options.group->size()));
+  PHX_ASSIGN_OR_RETURN(DecoderWeights weights, LoadWeights(table, device, config, shard, options));
+  auto model = std::make_unique<Decoder>(table, device, std::move(config), shard, options, std::move(weights));
   PHX_RETURN_IF_ERROR(model->TakeScratch());
   return model;
 }

@@ -95,7 +95,7 @@ TEST_F(DummyModelTest, AMatrixHoldsTheValuesOfItsName) {
   const TestDevice twin(*kernels::ReferenceTable());   // keeps rows as they are
   const LoadOptions options{ConfigOnly("llama_mha"), kernels::kF32, 64, 64, 64, nullptr, LoadFormat::kDummy};
   const ModelConfig config = *ReadModelConfig(options.path);
-  const auto weights = LoadWeights(twin.table(), twin.get(), config, options);
+  const auto weights = LoadWeights(twin.table(), twin.get(), config, *MakeShard(config, 0, 1), options);
   ASSERT_TRUE(weights.ok()) << weights.status();
   const kernels::Weight& down = weights->layers[1].down;
   const DummyValues values;

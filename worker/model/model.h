@@ -73,7 +73,7 @@ struct LoadOptions {
 struct ForwardInput {
   const int32_t* token_ids;              // [num_tokens], device memory
   kernels::StepLayout layout;
-  const kernels::KvLayer* kv;            // [num_layers]
+  const kernels::KvLayer* kv;            // [num_layers], of Model::kv_heads() heads
   const int32_t* logit_rows;             // [num_logit_rows] rows of this step whose logits are wanted, device memory
   int32_t num_logit_rows;                // 0 = none: a chunk of a prompt
 };
@@ -83,9 +83,11 @@ class Model {
   virtual ~Model() = default;
   virtual const ModelConfig& config() const = 0;
   virtual kernels::DType dtype() const = 0;
+  virtual int32_t kv_heads() const = 0;        // of the cache: with ranks those of this one, else the configuration's
   virtual uint64_t weight_bytes() const = 0;   // bytes on the device
   // Runs all layers over the step's rows, fills the KV cache and keeps the wanted rows' last hidden state until the next call.
-  // kInternal names the failed operation.
+  // kInternal names the failed operation; with ranks, those of tp::Group. Every rank makes the same calls for the same rows, here and in
+  // Logits, and has the same bits in the end.
   virtual absl::Status Forward(const ForwardInput& input, kernels::Stream stream) = 0;
   // Second stage: `logits` [count, vocab_size] f32 gets the logits of wanted rows [begin, begin + count) of the last Forward;
   // count <= max_logit_rows. Only these rows pay for the head.
@@ -96,7 +98,9 @@ class Model {
 // cannot be read is left to LoadModel to report. Any thread.
 void ReadAhead(const std::string& path);
 
-// Loads weights onto `device`. Errors name the file and the tensor; nothing of the device stays taken.
+// Loads weights onto `device`, with ranks this rank's part of them (shard.h); no rank waits for another. Errors name the file and the
+// tensor; kInvalidArgument if the heads cannot be spread over the ranks; kUnimplemented for ranks on any table but a CPU's.
+// Nothing of the device stays taken.
 absl::StatusOr<std::unique_ptr<Model>> LoadModel(const kernels::Table& table, kernels::Device* device, const LoadOptions& options);
 
 }  // namespace phalanx::worker::model

@@ -65,18 +65,6 @@ absl::Status CheckRoom(const Context& context) {
       "model, or end other programs on the device"));
 }
 
-// True if the back end keeps rows as they are. Found out by packing one.
-absl::StatusOr<bool> KeepsRows(const Context& context) {
-  constexpr int64_t kColumns = 64;
-  const std::vector<char> row(kColumns * kernels::DTypeBytes(context.dtype));
-  kernels::Weight weight{nullptr, 1, kColumns, context.dtype, 0, context.table.packed_bytes(context.device, 1, kColumns, context.dtype)};
-  DeviceMemory memory(context.table, context.device);
-  PHX_ASSIGN_OR_RETURN(void* to, memory.Take(weight.bytes, "a weight"));
-  PHX_RETURN_IF_ERROR(context.Check(context.table.pack_weight(context.device, &weight, row.data(), to, nullptr), "pack_weight"));
-  PHX_RETURN_IF_ERROR(context.Check(context.table.stream_synchronize(context.device, nullptr), "stream_synchronize"));
-  return weight.layout == 0;
-}
-
 // ---- whole matrices -------------------------------------------------------------------------------------------------
 
 absl::Status PackWhole(const Context& context, const PackJob& job, const void* rows) {
@@ -213,6 +201,17 @@ absl::Status RunInSlices(const Context& context) {
 
 }  // namespace
 
+absl::StatusOr<bool> KeepsRows(const kernels::Table& table, kernels::Device* device, DType dtype) {
+  constexpr int64_t kColumns = 64;
+  const std::vector<char> row(kColumns * kernels::DTypeBytes(dtype));
+  kernels::Weight weight{nullptr, 1, kColumns, dtype, 0, table.packed_bytes(device, 1, kColumns, dtype)};
+  DeviceMemory memory(table, device);
+  PHX_ASSIGN_OR_RETURN(void* to, memory.Take(weight.bytes, "a weight"));
+  PHX_RETURN_IF_ERROR(ToStatus(table, device, table.pack_weight(device, &weight, row.data(), to, nullptr), "pack_weight"));
+  PHX_RETURN_IF_ERROR(ToStatus(table, device, table.stream_synchronize(device, nullptr), "stream_synchronize"));
+  return weight.layout == 0;
+}
+
 absl::Status PackQueue::Run(const kernels::Table& table, kernels::Device* device, const Checkpoint& checkpoint, DType dtype,
                             DeviceMemory* memory, const std::function<void(double)>& progress) {
   std::stable_sort(jobs_.begin(), jobs_.end(), [](const PackJob& a, const PackJob& b) {
@@ -220,7 +219,7 @@ absl::Status PackQueue::Run(const kernels::Table& table, kernels::Device* device
   });
   const Context context{table, device, checkpoint, jobs_, dtype, memory, progress, limits_};
   PHX_RETURN_IF_ERROR(CheckRoom(context));
-  PHX_ASSIGN_OR_RETURN(const bool keeps_rows, KeepsRows(context));
+  PHX_ASSIGN_OR_RETURN(const bool keeps_rows, KeepsRows(table, device, dtype));
   return keeps_rows ? RunInSlices(context) : RunWhole(context);
 }
 

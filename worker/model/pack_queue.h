@@ -25,6 +25,9 @@ struct PackLimits {
   unsigned threads = 16;                      // that read
 };
 
+// Whether the back end keeps rows as they are. Found out by packing one.
+absl::StatusOr<bool> KeepsRows(const kernels::Table& table, kernels::Device* device, kernels::DType dtype);
+
 class PackQueue {
  public:
   explicit PackQueue(PackLimits limits = {}) : limits_(limits) {}

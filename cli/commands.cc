@@ -108,12 +108,15 @@ ServePlan MakePlan(const ServeOptions& options, const ServePlaces& places) {
                                          .args = WorkerArgs(options, places, i, threads[static_cast<size_t>(i)]), .unset_env = no_keys},
                              .policy = {.unit = i, .stage = 2}});
   }
+  if (options.follower_host) return plan;
+  const std::vector<std::string> no_secrets = {"PHALANX_API_KEY", "VLLM_API_KEY", "PHALANX_TP_SECRET"};
   plan.router = plan.children.size();
   plan.children.push_back({.process = {.name = "router", .program = places.router, .args = RouterArgs(options, places),
-                                       .unset_env = no_keys},
+                                       .unset_env = no_secrets},
                            .policy = {.unit = workers, .stage = 1}});
   plan.gateway = plan.children.size();
-  ChildSpec gateway{.process = {.name = "gateway", .program = places.gateway, .args = GatewayArgs(options, places), .unset_env = no_keys},
+  ChildSpec gateway{.process = {.name = "gateway", .program = places.gateway, .args = GatewayArgs(options, places),
+                                .unset_env = no_secrets},
                     .policy = {.unit = workers + 1, .stage = 0}};
   if (!own.api_key.empty()) gateway.process.set_env = {{"PHALANX_API_KEY", absl::StrJoin(own.api_key, ",")}};
   plan.children.push_back(std::move(gateway));

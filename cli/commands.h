@@ -3,6 +3,7 @@
 // Neighbours: serve.cc hands the result to services/supervisor; the flags it writes are those of worker, router and gateway.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,9 +24,9 @@ struct ServePlaces {
 };
 
 struct ServePlan {
-  std::vector<services::supervisor::ChildSpec> children;  // workers, then router, then gateway
-  size_t router = 0;
-  size_t gateway = 0;
+  std::vector<services::supervisor::ChildSpec> children;  // workers, then router, then gateway; the worker alone on a follower host
+  std::optional<size_t> router;
+  std::optional<size_t> gateway;
 };
 
 // Keys travel in the gateway's environment, never on a command line, and are kept from every other child.

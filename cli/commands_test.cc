@@ -40,6 +40,14 @@ TEST(MakePlan, TheChildrenFindEachOther) {
                           "--log-format=text"));
 }
 
+TEST(MakePlan, AHostWhoseRanksFollowHasAWorkerOnly) {
+  const ServePlan plan = Plan({"x", "-tp", "2", "--nnodes", "2", "--node-rank", "1", "--master-addr", "10.0.0.1", "--master-port", "7000"});
+  ASSERT_EQ(plan.children.size(), 1u);
+  EXPECT_FALSE(plan.gateway.has_value());
+  EXPECT_THAT(plan.children[0].process.args, IsSupersetOf({"--tensor-parallel-size=2", "--nnodes=2", "--node-rank=1",
+                                                           "--master-addr=10.0.0.1", "--master-port=7000"}));
+}
+
 TEST(MakePlan, EachFlagGoesToItsOwners) {
   const ServePlan plan = Plan({"x", "--max-model-len", "2k", "--seed", "3", "--max-logprobs", "5", "--allowed-origins", "a", "b",
                                "--host", "::1", "--grpc-port", "9", "--served-model-name", "n1", "n2", "--shutdown-timeout", "1.5"},
@@ -59,8 +67,11 @@ TEST(MakePlan, KeysOnlyInTheGatewaysEnvironment) {
   const ServePlan plan = Plan({"x", "--api-key", "k1", "k2"});
   for (const auto& child : plan.children) {
     EXPECT_THAT(child.process.args, Not(Contains(HasSubstr("k1"))));
-    EXPECT_THAT(child.process.unset_env, ElementsAre("PHALANX_API_KEY", "VLLM_API_KEY"));
+    EXPECT_THAT(child.process.unset_env, IsSupersetOf({"PHALANX_API_KEY", "VLLM_API_KEY"}));
   }
+  EXPECT_THAT(plan.children[0].process.unset_env, Not(Contains("PHALANX_TP_SECRET")));  // the secret among ranks is for workers alone
+  EXPECT_THAT(plan.children[1].process.unset_env, Contains("PHALANX_TP_SECRET"));
+  EXPECT_THAT(plan.children[2].process.unset_env, Contains("PHALANX_TP_SECRET"));
   EXPECT_TRUE(plan.children[0].process.set_env.empty());
   EXPECT_TRUE(plan.children[1].process.set_env.empty());
   EXPECT_THAT(plan.children[2].process.set_env, ElementsAre(Pair("PHALANX_API_KEY", "k1,k2")));

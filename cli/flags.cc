@@ -126,10 +126,28 @@ std::vector<Flag> MakeFlags() {
        .choices = {"auto", "portable", "avx2", "avx512", "avx512_bf16", "amx_bf16"}},
       {.group = kDevice, .name = "enforce-eager", .kind = Kind::kSwitch, .owners = kWorker, .help = "do not record decode steps as graphs",
        .shown_default = "off", .note = "--enforce-eager: decode steps are not recorded as graphs (on the CPU they never are)"},
-      {.group = kDevice, .name = "tensor-parallel-size", .kind = Kind::kWhole, .help = "devices that share one model",
-       .shown_default = "1", .alias = "-tp", .min = 1, .only = {"1"}, .why = "a worker runs on one device"},
+      {.group = kDevice, .name = "tensor-parallel-size", .kind = Kind::kWhole, .owners = kWorker,
+       .help = "ranks that share one model, a process each (on the CPU so far)", .shown_default = "1", .alias = "-tp", .min = 1, .max = 64,
+       .unset = {"1"}},
+      {.group = kDevice, .name = "nnodes", .kind = Kind::kWhole, .owners = kWorker,
+       .help = "hosts that the ranks are on, `phalanx serve` on each; also LWS_GROUP_SIZE", .shown_default = "1", .alias = "-n", .min = 1,
+       .max = 64, .unset = {"1"}},
+      {.group = kDevice, .name = "node-rank", .kind = Kind::kWhole, .owners = kWorker,
+       .help = "which of them this is; above 0 it has ranks only, no router or gateway; also LWS_WORKER_INDEX", .shown_default = "0",
+       .alias = "-r", .min = 0, .max = 63, .unset = {"0"}},
+      {.group = kDevice, .name = "master-addr", .owners = kWorker,
+       .help = "address of host 0, to which the ranks come; also LWS_LEADER_ADDRESS", .shown_default = "127.0.0.1"},
+      {.group = kDevice, .name = "master-port", .kind = Kind::kWhole, .owners = kWorker, .help = "its port for that",
+       .shown_default = "29501, any free one with one host", .min = 1, .max = 65535},
+      {.group = kDevice, .name = "distributed-timeout-seconds", .kind = Kind::kReal, .owners = kWorker,
+       .help = "until all ranks must have come, and until all must have loaded", .shown_default = "600", .unit = "s", .min = 1,
+       .max = 86400},
+      {.group = kDevice, .name = "tp-interface", .owners = kWorker,
+       .help = "interface or address that this host's ranks use among themselves", .shown_default = "the one of --master-addr"},
+      {.group = kDevice, .name = "tp-secret-file", .owners = kWorker,
+       .help = "file with the secret by which the ranks of several hosts know each other; also PHALANX_TP_SECRET", .shown_default = "none"},
       {.group = kDevice, .name = "pipeline-parallel-size", .kind = Kind::kWhole, .help = "devices in a row", .shown_default = "1",
-       .alias = "-pp", .min = 1, .only = {"1"}, .why = "a worker runs on one device"},
+       .alias = "-pp", .min = 1, .only = {"1"}, .why = "layers are not spread over ranks; see --tensor-parallel-size"},
       {.group = kDevice, .name = "data-parallel-size", .kind = Kind::kWhole, .help = "replicas under vLLM's name; see --num-workers",
        .shown_default = "1", .alias = "-dp", .min = 1, .only = {"1"}, .why = "--num-workers gives replicas on one host"},
 
@@ -142,7 +160,7 @@ std::vector<Flag> MakeFlags() {
 
 constexpr char kNoLora[] = "LoRA adapters are not loaded";
 constexpr char kNoTools[] = "tool calls are not parsed";
-constexpr char kOneHost[] = "a worker runs on one device of one host";
+constexpr char kOneHost[] = "ranks share a model by --tensor-parallel-size and --nnodes only";
 constexpr char kNoRequestLog[] = "a request is one log line, and its text is never logged";
 constexpr char kNoDownload[] = "nothing is downloaded; MODEL must be on this machine";
 constexpr char kFifo[] = "sequences are scheduled first come, first served";
@@ -205,7 +223,7 @@ std::vector<Refusal> MakeRefusals() {
       {"enable-ssl-refresh", Kind::kSwitch, "restart to read a new certificate"},
       {"enable-request-id-headers", Kind::kSwitch, "every reply carries x-request-id", {"true"}},
       {"api-server-count", Kind::kWhole, "one gateway serves all connections", {"1"}, "-asc"},
-      {"headless", Kind::kSwitch, kOneHost},
+      {"headless", Kind::kSwitch, "a host with --node-rank above 0 has no gateway anyway; leave it out"},
       {"disable-frontend-multiprocessing", Kind::kSwitch, "gateway, router and worker are processes of their own"},
       {"h11-max-header-count", Kind::kWhole, "headers are limited by their bytes"},
       {"h11-max-incomplete-event-size", Kind::kWhole, "headers are limited by their bytes"},
@@ -272,10 +290,6 @@ std::vector<Refusal> MakeRefusals() {
       {"max-parallel-loading-workers", Kind::kWhole, kOneHost},
       {"disable-custom-all-reduce", Kind::kSwitch, kOneHost, {"true"}},
       {"ray-workers-use-nsight", Kind::kSwitch, kOneHost},
-      {"nnodes", Kind::kWhole, kOneHost, {"1"}, "-n"},
-      {"node-rank", Kind::kWhole, kOneHost, {"0"}, "-r"},
-      {"master-addr", Kind::kText, kOneHost},
-      {"master-port", Kind::kWhole, kOneHost},
       {"data-parallel-rank", Kind::kWhole, kOneHost, {}, "-dpn"},
       {"data-parallel-start-rank", Kind::kWhole, kOneHost, {}, "-dpr"},
       {"data-parallel-size-local", Kind::kWhole, kOneHost, {"1"}, "-dpl"},

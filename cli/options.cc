@@ -148,6 +148,34 @@ absl::Status TakeModel(const OptionSet& set, ServeFlags& own) {
   return absl::OkStatus();
 }
 
+std::string PassedText(const ServeOptions& options, std::string_view name) {
+  for (const PassedFlag& passed : options.passed) {
+    if (passed.flag->name == name) return passed.values[0];
+  }
+  return "";
+}
+
+// What a group of ranks changes for the launcher. The worker checks the rest.
+absl::Status TakeRanks(ServeOptions& out) {
+  const std::string size = PassedText(out, "tensor-parallel-size");
+  if (!size.empty() && PassedText(out, "device") == "cuda") {
+    return absl::UnimplementedError(
+        absl::StrCat("--tensor-parallel-size '", size,
+                     "' is not served yet with --device cuda: ranks are on the CPU so far (--device cpu)"));
+  }
+  std::string nodes = PassedText(out, "nnodes"), rank = PassedText(out, "node-rank");
+  if (nodes.empty() && rank.empty()) {
+    const auto variable = [](const char* name) { return std::getenv(name) == nullptr ? "" : std::getenv(name); };
+    nodes = variable("LWS_GROUP_SIZE");
+    rank = variable("LWS_WORKER_INDEX");
+  }
+  out.follower_host = !rank.empty() && rank != "0";
+  if (!nodes.empty() && nodes != "1" && out.own.num_workers > 1) {
+    return absl::InvalidArgumentError("--num-workers is for one host: a group of ranks over several hosts is one worker");
+  }
+  return absl::OkStatus();
+}
+
 std::string HelpText(const OptionSet& set) {
   std::string out = set.Help();
   absl::StrAppend(&out, "\nKnown from vLLM, accepted only with the value that is always in force here, else refused with the reason:\n ");
@@ -191,6 +219,7 @@ absl::StatusOr<ServeOptions> ParseServe(const std::vector<std::string>& words) {
     const std::optional<std::string> text = TextOf(slots[at++]);
     if (text) PHX_RETURN_IF_ERROR(CheckRefusal(refusal, *text));
   }
+  PHX_RETURN_IF_ERROR(TakeRanks(out));
   PHX_RETURN_IF_ERROR(TakeApiKeys(out.own));
   PHX_RETURN_IF_ERROR(TakeModel(set, out.own));
   if (out.own.ssl_certfile.empty() != out.own.ssl_keyfile.empty()) {

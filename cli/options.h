@@ -20,6 +20,7 @@ struct PassedFlag {
 struct ServeOptions {
   ServeFlags own;
   std::vector<PassedFlag> passed;
+  bool follower_host = false;      // --node-rank or LWS_WORKER_INDEX above 0: ranks only, whose router and gateway are on host 0
   std::vector<std::string> notes;  // sentences for the log, about flags that are accepted without effect
   std::string help;                // the text that was asked for; everything else is then empty
 };

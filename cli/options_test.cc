@@ -77,8 +77,13 @@ TEST(ServeOptions, AutoLengthIsTheModels) {
 
 TEST(ServeOptions, RefusalsNameTheFlagAndTheReason) {
   const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
-      {{"-tp", "2"}, "--tensor-parallel-size '2' is not served yet: a worker runs on one device (accepted: 1)"},
-      {{"-pp=4"}, "--pipeline-parallel-size '4' is not served yet: a worker runs on one device (accepted: 1)"},
+      {{"-tp", "2", "--device", "cuda"},
+       "--tensor-parallel-size '2' is not served yet with --device cuda: ranks are on the CPU so far (--device cpu)"},
+      {{"-tp", "0"}, "--tensor-parallel-size: '0' is not between 1 and 64"},
+      {{"-tp", "2", "--nnodes", "2", "--num-workers", "2"},
+       "--num-workers is for one host: a group of ranks over several hosts is one worker"},
+      {{"-pp=4"},
+       "--pipeline-parallel-size '4' is not served yet: layers are not spread over ranks; see --tensor-parallel-size (accepted: 1)"},
       {{"--data-parallel-size", "2"}, "--data-parallel-size '2' is not served yet: --num-workers gives replicas on one host (accepted: 1)"},
       {{"--enable-lora"}, "--enable-lora is not served: LoRA adapters are not loaded"},
       {{"--scheduling-policy", "priority"},
@@ -99,6 +104,25 @@ TEST(ServeOptions, RefusalsNameTheFlagAndTheReason) {
     EXPECT_EQ(ErrorOf(words), error);
   }
   EXPECT_NE(ErrorOf({"m", "-q", "bitsandbytes"}).find("--quantization 'bitsandbytes' is not served yet"), std::string::npos);
+}
+
+TEST(ServeOptions, AHostWhoseRanksFollowIsKnownByFlagOrByLeaderWorkerSet) {
+  const std::vector<std::string> words = {"m", "-tp", "4", "--nnodes", "2", "--master-addr", "10.0.0.1", "--node-rank"};
+  const auto with = [&](const std::string& rank) {
+    std::vector<std::string> all = words;
+    all.push_back(rank);
+    return *ParseServe(all);
+  };
+  EXPECT_FALSE(with("0").follower_host);
+  EXPECT_TRUE(with("1").follower_host);
+  EXPECT_EQ(Passed(with("1"), "node-rank"), (std::vector<std::string>{"1"}));
+  EXPECT_EQ(Passed(with("1"), "tensor-parallel-size"), (std::vector<std::string>{"4"}));
+  setenv("LWS_GROUP_SIZE", "2", 1);
+  setenv("LWS_WORKER_INDEX", "1", 1);
+  EXPECT_TRUE(ParseServe({"m", "-tp", "2"})->follower_host);
+  EXPECT_FALSE(with("0").follower_host);
+  unsetenv("LWS_GROUP_SIZE");
+  unsetenv("LWS_WORKER_INDEX");
 }
 
 TEST(ServeOptions, WhatIsAlwaysSoMayBeAskedFor) {

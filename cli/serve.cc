@@ -127,11 +127,19 @@ class Launcher {
     // "http://host:port" or "host:port".
     const size_t scheme = event.text.find("://");
     address_ = scheme == std::string::npos ? event.text : event.text.substr(scheme + 3);
-    group_.SetArgs(gateway_, WithPort(group_.spec(gateway_).args, address_.substr(address_.rfind(':') + 1)));
+    group_.SetArgs(*gateway_, WithPort(group_.spec(*gateway_).args, address_.substr(address_.rfind(':') + 1)));
+  }
+
+  void Announce() {
+    if (gateway_) return AnnounceGateway();
+    announced_ = true;
+    progress_.Clear();
+    fmt::print("Phalanx is ready: this host's ranks follow rank 0 (model \"{}\")\n", options_.own.served_model_name[0]);
+    std::fflush(stdout);
   }
 
   // Once the gateway answers: the router has met a worker, and a request would be served.
-  void Announce() {
+  void AnnounceGateway() {
     const Time now = clock_.Now();
     if (!probing_since_) probing_since_ = now;
     const bool tls = !options_.own.ssl_certfile.empty();
@@ -162,7 +170,7 @@ class Launcher {
   }
 
   const ServeOptions& options_;
-  const size_t gateway_;
+  const std::optional<size_t> gateway_;  // none on a host whose ranks follow another
   services::SteadyClock clock_;
   ProgressLine progress_;
   Group group_;

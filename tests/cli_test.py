@@ -253,7 +253,7 @@ def test_bench_becomes_the_bench_program(tmp_path):
     (["{m}", "--port"], "--port needs a value"),
     (["{m}", "{m}2"], "unexpected argument '{m}2'"),
     (["{m}", "--max-model-len", "0"], "--max-model-len: '0' is not between 2 and 16777216"),
-    (["{m}", "-tp", "2"], "--tensor-parallel-size '2' is not served yet: "),
+    (["{m}", "-tp", "2", "--device", "cuda"], "--tensor-parallel-size '2' is not served yet with --device cuda: "),
     (["{m}", "--quantization", "bitsandbytes"], "--quantization 'bitsandbytes' is not served yet: "),
     (["{m}", "--enable-lora"], "--enable-lora is not served: "),
     (["{m}", "--tokenizer", "/no/such"], "--tokenizer: there is no folder or .gguf file '/no/such'"),

@@ -225,6 +225,7 @@ SUITES = {
     "openai": pytest("tests/openai_test.py"),
     "cli": pytest("tests/cli_test.py"),
     "luck": pytest("tests/luck_test.py"),
+    "tp": pytest("tests/tp_test.py", flags=("-rP",)),
     "nightly": long,
     "gpu-choices": programs("cuda/*_test"),
     "gpu-operations": programs("kernels/ops_test"),

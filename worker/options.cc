@@ -83,6 +83,22 @@ void BindOptions(services::OptionSet& set, WorkerOptions& o) {
   set.Add("cpu-isa", &o.cpu_isa, "highest instruction set to use",
           {.choices = {"auto", "portable", "avx2", "avx512", "avx512_bf16", "amx_bf16"}});
   set.Add("enforce-eager", &o.enforce_eager, "do not record decode steps as graphs (the CPU has none anyway)");
+  set.Group("Ranks");
+  set.Add("tensor-parallel-size", &o.tensor_parallel_size, "ranks that share one model, a process each (on the CPU so far)",
+          {.alias = "-tp", .min = 1, .max = 64});
+  set.Add("nnodes", &o.nnodes, "hosts that the ranks are on; also LWS_GROUP_SIZE", {.alias = "-n", .min = 1, .max = 64});
+  set.Add("node-rank", &o.node_rank, "which of them this is; above 0 it serves nothing itself; also LWS_WORKER_INDEX",
+          {.alias = "-r", .min = 0, .max = 63});
+  set.Add("master-addr", &o.master_addr, "address of host 0, to which the ranks come; also LWS_LEADER_ADDRESS");
+  set.Add("master-port", &o.master_port, "its port for that",
+          {.shown_default = "29501, any free one with one host", .min = 0, .max = 65535});
+  set.Add("distributed-timeout-seconds", &o.distributed_timeout_s, "until all ranks must have come, and until all must have loaded",
+          {.unit = "s", .min = 1, .max = 86400});
+  set.Add("tp-interface", &o.tp_interface, "interface or address that this host's ranks use among themselves",
+          {.shown_default = "the one of --master-addr"});
+  set.Add("tp-secret-file", &o.tp_secret_file, "file with the secret by which the ranks of several hosts know each other; also PHALANX_TP_SECRET",
+          {.shown_default = "none"});
+  set.Add("tp-rank", &o.tp_rank, "", {.hidden = true});
   set.Group("Cache and scheduler");
   set.Add("max-num-seqs", &o.max_num_seqs, "sequences in one step",
           {.shown_default = "256, 1024 on a GPU of 70 GiB or more", .min = 1, .max = 65536});

@@ -38,6 +38,15 @@ struct WorkerOptions {
   double shutdown_timeout_s = 30;
   int threads = 0;                               // 0 = all cores this process may run on
   std::string cpu_isa = "auto";
+  int tensor_parallel_size = 1;                  // ranks of the group
+  int nnodes = 1;                                // hosts that they are shared out to
+  int node_rank = 0;                             // of this host; above 0: no door, this process only follows
+  std::string master_addr = "127.0.0.1";         // host 0
+  int master_port = 0;                           // 0: any free one on one host, vLLM's 29501 on several
+  double distributed_timeout_s = 600;            // until all ranks have come, and again until all have loaded
+  std::string tp_interface;                      // "" = what master_addr is on
+  std::string tp_secret_file;                    // "" = PHALANX_TP_SECRET
+  int tp_rank = -1;                              // of a process that the first rank of this host has started
   services::LogOptions log;
 };
 
